@@ -106,9 +106,7 @@ def _collect(blocks: Iterator[Waveform], rate: int, target_rate: int, name: str)
 def _mono_from_array(array: npt.NDArray[np.generic]) -> Waveform:
     """Verify shape and dtype; mix down and scale to ±1."""
     if array.ndim not in (1, 2):
-        raise AudioError(
-            f"audio array of shape {array.shape}; expected (samples,) or (samples, channels)"
-        )
+        raise AudioError(f"audio array of shape {array.shape}; expected (samples,) or (samples, channels)")
     if array.size == 0:
         raise AudioError(f"audio array of shape {array.shape} is empty; expected at least one sample")
     if array.ndim == 2 and array.shape[1] > MAX_CHANNELS:
@@ -121,7 +119,11 @@ def _mono_from_array(array: npt.NDArray[np.generic]) -> Waveform:
         return np.ascontiguousarray(scaled)
     # The mean of a single column is that column; infinities of both signs meet as NaN, counted later.
     with np.errstate(invalid="ignore", over="ignore"):
-        return scaled.mean(axis=1, dtype=np.float32) if scaled.shape[1] > 1 else np.ascontiguousarray(scaled[:, 0])
+        return (
+            scaled.mean(axis=1, dtype=np.float32)
+            if scaled.shape[1] > 1
+            else np.ascontiguousarray(scaled[:, 0])
+        )
 
 
 def _scaled_to_float(array: npt.NDArray[np.generic]) -> Waveform:
@@ -173,5 +175,3 @@ def _require_usable(samples: int, not_finite: int, peak: float, name: str) -> No
             f"{name}: values up to {peak:.6g}; expected floats of full scale ±1: "
             "divide 16-bit values by 32768 or pass them as int16"
         )
-
-

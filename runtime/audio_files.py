@@ -22,7 +22,9 @@ from runtime.errors import AudioError, AudioNotFoundError
 
 MIN_RATE: Final = 1_000  # Hz; telephones record at 8,000
 MAX_RATE: Final = 768_000  # Hz; the fastest converters on sale
-MAX_SECONDS: Final = 2 * 60 * 60  # two hours are 461 MB at 16 kHz; bounds what a small compressed file unfolds to
+MAX_SECONDS: Final = (
+    2 * 60 * 60
+)  # two hours are 461 MB at 16 kHz; bounds what a small compressed file unfolds to
 MAX_FILE_BYTES: Final = 2**31  # of what is held in memory: bytes and file objects
 BLOCK_VALUES: Final = 1 << 19  # samples × channels decoded at a time, 2 MiB
 
@@ -207,7 +209,9 @@ def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
         if not place.exists():
             raise AudioNotFoundError(f"audio file not found: {place}")
         if not place.is_file():
-            raise AudioError(f"{place} is a {'folder' if place.is_dir() else 'device or pipe'}, no audio file")
+            raise AudioError(
+                f"{place} is a {'folder' if place.is_dir() else 'device or pipe'}, no audio file"
+            )
         return place.open("rb")
     except (PermissionError, ValueError, OSError) as error:
         if isinstance(error, AudioError):

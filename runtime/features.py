@@ -73,7 +73,9 @@ class LogMelExtractor:
         chunk_length = number_from(config, "chunk_length", 30, 0.01, 600.0, path)
         dither = number_from(config, "dither", 0.0, 0.0, 1.0, path)
         if dither != 0.0:
-            raise BundleError(f"{path}: dither is {dither}; only 0 is supported, since dither makes results random")
+            raise BundleError(
+                f"{path}: dither is {dither}; only 0 is supported, since dither makes results random"
+            )
         n_fft = _whole(config, "n_fft", 400, 2, 16_384, path)
         hop_length = _whole(config, "hop_length", 160, 1, n_fft, path)
         n_samples = int(chunk_length * sampling_rate)
@@ -152,7 +154,9 @@ class LogMelExtractor:
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         mel = self._filters @ power.T.astype(np.float32, copy=False)
         np.maximum(mel, np.float32(POWER_FLOOR), out=mel)
-        logs: npt.NDArray[np.float32] = np.log(mel, out=mel)  # numpy's natural logarithm is the vectorised one
+        logs: npt.NDArray[np.float32] = np.log(
+            mel, out=mel
+        )  # numpy's natural logarithm is the vectorised one
         logs *= np.float32(1.0 / math.log(10.0))
         return logs
 

@@ -20,7 +20,23 @@ from runtime.errors import SettingsError
 
 CLIP_LOGIT_SCALE: Final = 100.0
 FILLERS: Final = frozenset(
-    {"ah", "er", "hm", "hmm", "i mean", "like", "oh", "ok", "okay", "so", "uh", "uh-huh", "um", "well", "you know"}
+    {
+        "ah",
+        "er",
+        "hm",
+        "hmm",
+        "i mean",
+        "like",
+        "oh",
+        "ok",
+        "okay",
+        "so",
+        "uh",
+        "uh-huh",
+        "um",
+        "well",
+        "you know",
+    }
 )
 SHORT_TEXT_WORDS: Final = 2  # texts of up to so many words are wrapped into a caption
 CAPTION_PREFIX: Final = "an image showing"

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from runtime.errors import AudioError, SettingsError
 
 FRAME_S: Final = 0.01  # seconds from one candidate for a cut to the next
-SMOOTHING_S: Final = 0.1  # loudness is averaged over so many seconds: shorter gaps lie within words (plosives)
+SMOOTHING_S: Final = (
+    0.1  # loudness is averaged over so many seconds: shorter gaps lie within words (plosives)
+)
 SHORTEST_REST_S: Final = 0.5  # no cut leaves a shorter last segment: too little to recognise anything from
 EQUALLY_QUIET_DB: Final = 3.0  # among points so close to the quietest, the latest wins: fewer segments
 

@@ -1,0 +1,240 @@
+"""Pictures of any origin → 8-bit RGB, within bounded memory.
+
+Differences from `Image.open(path).convert("RGB")`, each on purpose: the EXIF orientation is applied (a phone's
+portrait is upright), 16-bit grey is scaled rather than clipped to white, only formats of `FORMATS` are tried
+(no PostScript, which would start an interpreter), and pictures too large for memory are refused. Alpha is
+dropped and palettes are resolved as `convert` does it; of an animation the first frame is taken.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
+
+from runtime.errors import ImageError, ImageNotFoundError
+
+ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
+
+FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM")
+READABLE: Final = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF or PNM"
+MAX_PIXELS: Final = 89_478_485  # decoded at once; 4 bytes each make 341 MiB. Pillow warns from here on
+MAX_JPEG_PIXELS: Final = (
+    3 * MAX_PIXELS
+)  # of JPEGs, which libjpeg can decode at a half, a quarter or an eighth
+MAX_FILE_BYTES: Final = 2**30
+HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Decode a picture to RGB.
+
+    Args:
+        source: A path, the bytes of a file, an open binary file, a Pillow image, or an array of shape
+            (height, width) or (height, width, 1, 3 or 4) with uint8, uint16, bool or floats in [0, 1].
+
+    Returns:
+        A Pillow image of mode "RGB", upright. JPEGs of more than `MAX_PIXELS` come at a reduced size.
+
+    Raises:
+        ImageNotFoundError: The path does not exist.
+        ImageError: No picture, truncated, damaged, too large, or of an array shape or range that is none.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, "picture")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    stream, name = _open_stream(source)
+    with stream:
+        return _decode(stream, name)
+
+
+def _open_stream(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[BinaryIO, str]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source), "picture bytes"
+    if isinstance(source, (str, os.PathLike)):
+        return _open_path(source), str(source)
+    read = getattr(source, "read", None)
+    if read is None:
+        raise ImageError(
+            f"picture of type {type(source).__name__}; expected a path, bytes, a binary file, "
+            "a Pillow image or a numpy array"
+        )
+    try:
+        content = read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: read of a closed file
+        raise ImageError(f"picture file object cannot be read: {error}") from error
+    if not isinstance(content, bytes) or len(content) > MAX_FILE_BYTES:
+        raise ImageError(
+            f"picture file object gives {type(content).__name__}; expected at most {MAX_FILE_BYTES} bytes: "
+            "open it in binary mode ('rb')"
+        )
+    return io.BytesIO(content), "picture bytes"
+
+
+def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
+    try:
+        place = Path(path)
+        if not place.exists():
+            raise ImageNotFoundError(f"picture not found: {place}")
+        if not place.is_file():
+            raise ImageError(f"{place} is a {'folder' if place.is_dir() else 'device or pipe'}, no picture")
+        return place.open("rb")
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        # ValueError: a NUL inside the name. OSError: permissions, name too long, input/output faults.
+        raise ImageError(f"picture {os.fspath(path)!r} cannot be opened: {error}") from error
+
+
+def _decode(stream: BinaryIO, name: str) -> Image.Image:
+    head = stream.read(32)
+    stream.seek(0)
+    if not head:
+        raise ImageError(f"{name}: empty file; expected {READABLE}")
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
+        raise ImageError(f"{name}: HEIC cannot be read; expected {READABLE}: export the picture as JPEG")
+    try:
+        with _opened(stream, head, name) as picture:
+            return _to_rgb(picture, name)
+    except ImageError:
+        raise
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{name}: too large to decode ({error}); scale it down") from error
+    except Exception as error:  # noqa: BLE001 - decoders of damaged files raise whatever they meet
+        raise ImageError(
+            f"{name}: no picture that can be decoded ({error or type(error).__name__}); expected {READABLE}, "
+            "complete: copy the file again"
+        ) from error
+
+
+def _opened(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
+    """Open without decoding, and refuse what would not fit into memory."""
+    _require_size(_webp_canvas(head), MAX_PIXELS, name)
+    if head[:3] == b"\xff\xd8\xff":
+        # Not through Image.open, whose size limit leaves libjpeg no chance to reduce.
+        picture: ImageFile.ImageFile = JpegImagePlugin.JpegImageFile(stream)
+        # Progressive files hold all coefficients in memory whatever the reduction.
+        progressive = "progressive" in picture.info
+        _require_size(picture.size, MAX_PIXELS if progressive else MAX_JPEG_PIXELS, name)
+        factor = 1
+        while picture.width * picture.height > MAX_PIXELS * factor * factor:
+            factor *= 2
+        if factor > 1:
+            picture.draft("RGB", (-(-picture.width // factor), -(-picture.height // factor)))
+    else:
+        picture = Image.open(stream, formats=FORMATS)  # type: ignore[assignment]
+    _require_size(picture.size, MAX_PIXELS, name)
+    return picture
+
+
+def _webp_canvas(head: bytes) -> tuple[int, int]:
+    """Width and height of an extended WebP: its decoder takes memory as soon as the file is opened."""
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) >= 30:
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    return 1, 1
+
+
+def _require_size(size: tuple[int, int], limit: int, name: str) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: {width} x {height} pixels; expected at least one")
+    if width * height > limit:
+        raise ImageError(
+            f"{name}: {width} x {height} are {width * height / 1e6:.0f} million pixels; "
+            f"at most {limit / 1e6:.0f} million are decoded: scale it down"
+        )
+
+
+def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
+    _require_size(picture.size, MAX_PIXELS, name)
+    try:
+        picture.load()
+        if picture.mode.startswith("I;16"):
+            rgb = _grey(np.asarray(picture).astype(np.uint16) / 257.0)  # 65535 = 257 · 255
+        elif picture.mode in ("I", "F"):
+            rgb = _grey(_grey_levels(np.asarray(picture), name))
+        elif picture.mode in ("La", "RGBa"):  # colours multiplied by alpha: only their opaque form converts
+            rgb = picture.convert(picture.mode[:-1] + "A").convert("RGB")
+        else:
+            rgb = picture.convert("RGB")
+        return ImageOps.exif_transpose(_with_orientation_of(picture, rgb))
+    except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(
+            f"{name}: cannot be decoded to RGB ({error or type(error).__name__}); truncated or damaged: "
+            "copy the file again"
+        ) from error
+
+
+def _with_orientation_of(picture: Image.Image, rgb: Image.Image) -> Image.Image:
+    """Carry the EXIF orientation (tag 0x0112) of the original over to the converted picture, and only that."""
+    orientation = _orientation(picture)
+    bare = rgb if rgb is not picture else rgb.copy()
+    bare.info = {}
+    bare.getexif().clear()
+    if orientation != 1:
+        bare.getexif()[0x0112] = orientation
+    return bare
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        value = picture.getexif().get(0x0112, 1)
+    except Exception:  # noqa: BLE001 - damaged metadata of a sound picture: upright, as every viewer shows it
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _grey_levels(values: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.float64]:
+    """Bring 32-bit integer or float grey to 0 … 255, going by its range."""
+    levels = values.astype(np.float64)
+    if not np.isfinite(levels).all():
+        raise ImageError(f"{name}: holds pixels that are not finite")
+    lowest, highest = float(levels.min()), float(levels.max())
+    if lowest < 0.0 or highest > 65_535.0:
+        raise ImageError(
+            f"{name}: 32-bit grey from {lowest:g} to {highest:g}; expected 0 to 1, 255 or 65535: convert it to 8 bits"
+        )
+    if values.dtype.kind == "f" and highest <= 1.0:
+        return levels * 255.0
+    # Pillow opens 16-bit PNM as 32-bit integers scaled to 65535; 8-bit values stay below 256.
+    return levels / 257.0 if highest > 255.0 else levels
+
+
+def _grey(levels: npt.NDArray[np.float64]) -> Image.Image:
+    return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
+
+
+def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
+    name = f"picture array of shape {array.shape} and dtype {array.dtype}"
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 3, 4):
+        hint = (
+            " (transpose it: array.transpose(1, 2, 0))"
+            if array.ndim == 3 and array.shape[0] in (1, 3, 4)
+            else ""
+        )
+        raise ImageError(f"{name}; expected (height, width) or (height, width, 1, 3 or 4){hint}")
+    _require_size((array.shape[1], array.shape[0]), MAX_PIXELS, name)
+    if array.dtype == np.uint8:
+        pixels = np.ascontiguousarray(array).astype(np.uint8, copy=False)
+    elif array.dtype == np.uint16:
+        pixels = np.rint(array.astype(np.float32) / 257.0).astype(np.uint8)
+    elif array.dtype == np.bool_:
+        pixels = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype.kind == "f":
+        floats = array.astype(np.float32)
+        # NaN fails both comparisons.
+        if not (float(floats.min()) >= 0.0 and float(floats.max()) <= 1.0):
+            raise ImageError(f"{name} with values outside [0, 1]; divide by 255 or pass uint8")
+        pixels = np.rint(floats * 255.0).astype(np.uint8)
+    else:
+        raise ImageError(f"{name}; expected uint8, uint16, bool, or floats in [0, 1]")
+    if pixels.ndim == 3 and channels == 1:
+        pixels = pixels[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
