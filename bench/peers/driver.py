@@ -1,0 +1,129 @@
+"""The parent's side of a measured system: starts the process, asks, ends it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from bench.peers.base import PeerError, thread_environment
+from bench.peers.registry import split_name
+
+Kind = Literal["speech", "text", "memory"]
+CONVERSION_SECONDS = 3_600
+ANSWER_SECONDS = 1_200
+QUIT_SECONDS = 10
+LAST_LINES = 3
+
+
+class Worker:
+    """One measured system in its own process; a context manager.
+
+    Args:
+        kind: What it measures.
+        system: Name with precision ("ctranslate2-int8"); of no meaning for "memory".
+        threads: Limit of every thread pool of the process.
+        log: File that takes what the system prints.
+    """
+
+    def __init__(self, kind: Kind, system: str, threads: int, log: Path) -> None:
+        self.system = system
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # Models come from local folders; a benchmark must neither wait for a network nor depend on one.
+        environment = os.environ | thread_environment(threads)
+        environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, "-m", "bench.peers.worker", kind, system]
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                text=True,
+                encoding="utf-8",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ask(self, command: str, timeout: float = ANSWER_SECONDS, **arguments: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer.
+
+        Raises:
+            PeerError: The system failed, ended, or did not answer within `timeout` seconds.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        timer = threading.Timer(timeout, self._process.kill)
+        timer.start()
+        try:
+            self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            timer.cancel()
+        if not line:
+            status = self._process.wait()
+            last = " / ".join(
+                self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+            )
+            raise PeerError(
+                f"{self.system} ended with status {status} during {command}: {last or 'no message'}"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise PeerError(f"{self.system} failed during {command}: {answer['error']}")
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def close(self) -> None:
+        """End the process; kill it where it does not end by itself."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        if self._process.poll() is None:
+            try:
+                self._process.stdin.write('{"command": "quit"}\n')
+                self._process.stdin.close()
+                self._process.wait(QUIT_SECONDS)
+            except (BrokenPipeError, subprocess.TimeoutExpired):
+                self._process.kill()
+                self._process.wait()
+        self._process.stdout.close()
+
+
+def converted(kind: Kind, system: str, checkpoint: Path, models: Path) -> Path:
+    """Return the folder of a system's converted model; convert in a process of its own where it is missing.
+
+    Conversion builds beside and renames, so an interrupted one leaves nothing that looks whole.
+
+    Args:
+        kind: Speech or text.
+        system: Name with precision.
+        checkpoint: Folder of the transformers checkpoint.
+        models: Where converted models are kept between runs.
+
+    Raises:
+        PeerError: The conversion failed.
+    """
+    name, precision = split_name(system)
+    folder = models / f"{kind}-{name}-{precision}"
+    if folder.is_dir():
+        return folder
+    building = models / f".{folder.name}.{os.getpid()}"
+    building.mkdir(parents=True)
+    with Worker(kind, system, os.cpu_count() or 1, models / "conversion.log") as worker:
+        worker.ask("convert", CONVERSION_SECONDS, checkpoint=str(checkpoint), folder=str(building))
+    building.rename(folder)
+    return folder

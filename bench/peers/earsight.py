@@ -1,0 +1,153 @@
+"""This project itself, measured by the same protocol as its peers."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from bench.peers.base import Features, NBest, Workload
+from bench.peers.clip_text import TextWork
+from bench.timing import Stopwatch
+from runtime.beam_search import beam_search
+from runtime.beam_settings import BeamSearchSettings
+from runtime.bundle import Bundle
+from runtime.clip import TextEncoder
+from runtime.providers import SessionFactory, SessionSettings, select_provider
+from runtime.token_rules import TokenRules
+from runtime.whisper import WhisperModel
+
+
+class TimedSession:
+    """A session whose runs are timed; everything else is the session's own.
+
+    Args:
+        session: What does the work.
+
+    Attributes:
+        raw: Seconds of every run since the last `clear`.
+    """
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self.raw: list[float] = []
+
+    def clear(self) -> None:
+        """Forget the runs so far."""
+        self.raw = []
+
+    def run_with_iobinding(self, binding: Any, run_options: Any = None) -> None:
+        """Run and note how long it took."""
+        start = time.perf_counter()
+        self._session.run_with_iobinding(binding, run_options)
+        self.raw.append(time.perf_counter() - start)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def add_decoding_stages(watch: Stopwatch, runs: list[float], decoding: float) -> None:
+    """Split one decoding into prompt, steps and what happened outside ONNX Runtime.
+
+    Args:
+        watch: Takes stages "prompt", "step" (a value for each) and "bookkeeping".
+        runs: Seconds of every run of the decoder graph, the prompt first.
+        decoding: Seconds of the whole decoding.
+    """
+    watch.add("prompt", runs[0])
+    for seconds in runs[1:]:
+        watch.add("step", seconds)
+    watch.add("bookkeeping", decoding - sum(runs))
+
+
+def cpu_sessions(threads: int | None) -> SessionFactory:
+    """Return a session factory on the CPU provider with a fixed number of threads."""
+    return SessionFactory(select_provider("cpu"), SessionSettings(threads=threads))
+
+
+class EarsightSpeech:
+    """`runtime.whisper.WhisperModel` with the checkpoint's token rules and end-of-text forbidden."""
+
+    fewest_runs = False
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+        self.name = f"earsight-{precision}"
+        self._bundle: Bundle | None = None
+        self._model: Any = None
+
+    def convert(self, checkpoint: Path, folder: Path) -> None:
+        """Note where the bundle lies; here `checkpoint` is the bundle folder."""
+        (folder / "bundle").symlink_to(checkpoint.resolve(), target_is_directory=True)
+
+    def load(self, folder: Path, workload: Workload) -> None:
+        """Verify the bundle and create the sessions of encoder and decoder."""
+        self._bundle = Bundle.open(folder / "bundle")
+        self._model = WhisperModel(self._bundle, self.precision, cpu_sessions(workload.threads))
+        self._model.decoder = TimedSession(self._model.decoder)
+
+    def run(self, features: Features, workload: Workload, watch: Stopwatch) -> NBest:
+        """Encode, then search; stages of the decoding come with it."""
+        model, tokens = self._model, self._model.tokens
+        suppress = (*tokens.suppress_tokens, workload.end_of_text)
+        rules = TokenRules(tokens.vocab_size, suppress, tokens.begin_suppress_tokens)
+        settings = BeamSearchSettings(num_beams=workload.beams, max_new_tokens=workload.steps)
+        prompts = [list(workload.prompt)] * len(features)
+        model.decoder.clear()
+        with watch.lap("encoder"):
+            cross = model.encode(features)
+        with watch.lap("decoding"):
+            finished = beam_search(
+                model.step_decoder(cross),
+                prompts,
+                settings,
+                rules,
+                eos_token_id=workload.end_of_text,
+                max_length=tokens.max_length,
+            )
+        add_decoding_stages(watch, model.decoder.raw, watch.raw("decoding")[-1])
+        sequences = [[list(hypothesis.tokens) for hypothesis in entries] for entries in finished]
+        return NBest(sequences, [[hypothesis.score for hypothesis in entries] for entries in finished])
+
+    def details(self) -> dict[str, Any]:
+        """Return the providers really used and the bundle's hash."""
+        assert self._bundle is not None, "load comes before details"
+        return {
+            "encoder_providers": list(self._model.encoder.get_providers()),
+            "decoder_providers": list(self._model.decoder.get_providers()),
+            "bundle": self._bundle.name,
+            "bundle_sha256": self._bundle.digest,
+        }
+
+
+class EarsightText:
+    """`runtime.clip.TextEncoder`, its tokeniser included."""
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+        self.name = f"earsight-{precision}"
+        self._bundle: Bundle | None = None
+        self._encoder: Any = None
+
+    def convert(self, checkpoint: Path, folder: Path) -> None:
+        """Note where the bundle lies; here `checkpoint` is the bundle folder."""
+        (folder / "bundle").symlink_to(checkpoint.resolve(), target_is_directory=True)
+
+    def load(self, folder: Path, threads: int) -> None:
+        """Verify the bundle and create the session of the text encoder."""
+        self._bundle = Bundle.open(folder / "bundle")
+        self._encoder = TextEncoder(self._bundle, self.precision, cpu_sessions(threads))
+
+    def run(self, work: TextWork, watch: Stopwatch) -> NDArray[np.float32]:
+        """Tokenise, deduplicate, sort, embed."""
+        with watch.lap("whole"):
+            embeddings: NDArray[np.float32] = self._encoder(list(work.texts))
+        return embeddings
+
+    def details(self) -> dict[str, Any]:
+        """Return the providers really used and the bundle's hash."""
+        assert self._bundle is not None, "load comes before details"
+        providers = list(self._encoder.session.get_providers())
+        return {"providers": providers, "bundle": self._bundle.name, "bundle_sha256": self._bundle.digest}
