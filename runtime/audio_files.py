@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +81,7 @@ class AudioFile:
             self.close()
             raise AudioError(f"{name}: sampling rate {self.rate} Hz; expected {MIN_RATE} to {MAX_RATE} Hz")
 
-    def __enter__(self) -> "AudioFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -178,7 +178,8 @@ def read_bytes(source: bytes | BinaryIO) -> bytes:
         read = getattr(source, "read", None)
         if read is None:
             raise AudioError(
-                f"audio of type {type(source).__name__}; expected a path, bytes, a binary file or a numpy array"
+                f"audio of type {type(source).__name__}; "
+                "expected a path, bytes, a binary file or a numpy array"
             )
         try:
             content = read(MAX_FILE_BYTES + 1)
@@ -241,7 +242,7 @@ def _open_sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise AudioError(
-            f"{name}: cannot be decoded ({reason}); damaged, incomplete, or of a codec that libsndfile lacks: "
+            f"{name}: cannot be decoded ({reason}); damaged, incomplete, or of an unknown codec: "
             "copy it again, or convert it with: ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.wav"
         ) from error
 
@@ -266,6 +267,3 @@ class _Nameless(io.RawIOBase):
 
     def readinto(self, buffer: object) -> int:
         return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
-
-    def write(self, data: object) -> int:
-        raise io.UnsupportedOperation("read only")

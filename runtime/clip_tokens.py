@@ -90,7 +90,7 @@ class ClipTokens:
         bare = tokenizer.encode("").ids
         if len(bare) != 2:
             raise BundleError(
-                f"{path}: the empty text has {len(bare)} tokens; expected a start and an end token, as CLIP's has"
+                f"{path}: the empty text has {len(bare)} tokens; expected two, start and end, as CLIP has"
             )
         tokenizer.enable_truncation(int(length))
         pad_id = padding["pad_id"] if padding is not None else bare[1]
@@ -152,4 +152,5 @@ def unique_texts(texts: Sequence[str]) -> tuple[list[str], Ids]:
 def _clean(text: str) -> str:
     if not isinstance(text, str):
         raise SettingsError(f"text of type {type(text).__name__}; expected str")
-    return text[:MAX_CHARACTERS].encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    # UTF-16 joins surrogate pairs, which JSON escapes may leave apart, and replaces lone ones.
+    return text[:MAX_CHARACTERS].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -115,12 +115,12 @@ class LogMelExtractor:
         samples = np.asarray(waveform)
         if samples.ndim != 1 or samples.size == 0 or samples.dtype.kind != "f":
             raise AudioError(
-                f"waveform of shape {samples.shape} and dtype {samples.dtype}; expected floats of shape (samples,)"
+                f"waveform of shape {samples.shape} and dtype {samples.dtype}; expected floats, (samples,)"
             )
         if samples.size > self.n_samples:
             if not truncate:
                 raise AudioError(
-                    f"waveform of {samples.size / self.sampling_rate:.2f} s; the window is {self.window_s:g} s: "
+                    f"waveform of {samples.size / self.sampling_rate:.2f} s, window of {self.window_s:g} s: "
                     "split it, or pass truncate=True to lose the rest"
                 )
             samples = samples[: self.n_samples]
@@ -161,7 +161,7 @@ class LogMelExtractor:
         return logs
 
     def _centred(self, waveform: Waveform) -> Waveform:
-        """The padded window with n_fft/2 reflected samples before and after it (edge samples not repeated)."""
+        """Return the padded window between n_fft/2 reflected samples (edges not repeated)."""
         half = self.n_fft // 2
         centred = np.full(half + self.n_samples + half, self._padding_value, np.float32)
         centred[half : half + waveform.size] = waveform

@@ -152,7 +152,8 @@ def fuse(
     similarity = _checked(cosines, "cosine")
     if recognition.size != similarity.size:
         raise SettingsError(
-            f"{recognition.size} recognition scores and {similarity.size} cosines; expected one pair a hypothesis"
+            f"{recognition.size} recognition scores and {similarity.size} cosines; "
+            "expected one of each for a hypothesis"
         )
     asr = softmax(recognition / asr_temperature)
     clip = softmax(similarity * clip_scale)

@@ -1,8 +1,8 @@
 """The image-embedding cache: an .npz archive with one unit vector for each file name, as in the notebook.
 
-Archives are read and written here rather than by `numpy.load` and `numpy.savez`: no pickle is ever looked at,
-no size that a header claims is trusted before memory is taken, and any file name can be a key (`savez` refuses
-"file").
+Archives are read and written here rather than by `numpy.load` and `numpy.savez`: no pickle is ever looked
+at, memory is taken for what is there and not for what a header claims, and any file name can be a key
+(`savez` refuses "file").
 """
 
 import ast
@@ -62,7 +62,8 @@ def load_image_cache(path: str | os.PathLike[str]) -> dict[str, Embedding]:
         if isinstance(error, ImageCacheError):
             raise
         raise ImageCacheError(
-            f"{place} is no readable .npz archive ({error or type(error).__name__}); write it again with `embed-images`"
+            f"{place} is no readable .npz archive ({error or type(error).__name__}); "
+            "write it again with `embed-images`"
         ) from error
     _require_consistent(embeddings, str(place))
     return embeddings

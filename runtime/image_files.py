@@ -1,19 +1,21 @@
 """Pictures of any origin → 8-bit RGB, within bounded memory.
 
-Differences from `Image.open(path).convert("RGB")`, each on purpose: the EXIF orientation is applied (a phone's
+Differences from `Image.open(path).convert("RGB")`, on purpose: the EXIF orientation is applied (a phone's
 portrait is upright), 16-bit grey is scaled rather than clipped to white, only formats of `FORMATS` are tried
 (no PostScript, which would start an interpreter), and pictures too large for memory are refused. Alpha is
 dropped and palettes are resolved as `convert` does it; of an animation the first frame is taken.
 """
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin
 
 from runtime.errors import ImageError, ImageNotFoundError
 
@@ -26,6 +28,16 @@ MAX_JPEG_PIXELS: Final = (
     3 * MAX_PIXELS
 )  # of JPEGs, which libjpeg can decode at a half, a quarter or an eighth
 MAX_FILE_BYTES: Final = 2**30
+ORIENTATION_TAG: Final = 0x0112  # of EXIF
+UPRIGHT: Final = {  # orientation → what turns the picture upright (EXIF 2.3, section 4.6.4)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
@@ -44,7 +56,8 @@ def load_image(source: ImageSource) -> Image.Image:
         ImageError: No picture, truncated, damaged, too large, or of an array shape or range that is none.
     """
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "picture")
+        with _fenced("picture"):
+            return _to_rgb(source, "picture")
     if isinstance(source, np.ndarray):
         return _from_array(source)
     stream, name = _open_stream(source)
@@ -97,14 +110,22 @@ def _decode(stream: BinaryIO, name: str) -> Image.Image:
         raise ImageError(f"{name}: empty file; expected {READABLE}")
     if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
         raise ImageError(f"{name}: HEIC cannot be read; expected {READABLE}: export the picture as JPEG")
+    with _fenced(name), _opened(stream, head, name) as picture:
+        return _to_rgb(picture, name)
+
+
+@contextlib.contextmanager
+def _fenced(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into an `ImageError`."""
     try:
-        with _opened(stream, head, name) as picture:
-            return _to_rgb(picture, name)
+        yield
     except ImageError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: too large to decode ({error}); scale it down") from error
-    except Exception as error:  # noqa: BLE001 - decoders of damaged files raise whatever they meet
+    except (
+        Exception
+    ) as error:  # decoders of damaged files raise whatever they meet, from struct.error to KeyError
         raise ImageError(
             f"{name}: no picture that can be decoded ({error or type(error).__name__}); expected {READABLE}, "
             "complete: copy the file again"
@@ -124,9 +145,10 @@ def _opened(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
         while picture.width * picture.height > MAX_PIXELS * factor * factor:
             factor *= 2
         if factor > 1:
-            picture.draft("RGB", (-(-picture.width // factor), -(-picture.height // factor)))
+            # Rounded down, since Pillow rounds the quotient of the sizes down.
+            picture.draft("RGB", (max(1, picture.width // factor), max(1, picture.height // factor)))
     else:
-        picture = Image.open(stream, formats=FORMATS)  # type: ignore[assignment]
+        picture = Image.open(stream, formats=FORMATS)
     _require_size(picture.size, MAX_PIXELS, name)
     return picture
 
@@ -151,63 +173,44 @@ def _require_size(size: tuple[int, int], limit: int, name: str) -> None:
 
 def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
     _require_size(picture.size, MAX_PIXELS, name)
+    picture.load()
+    if picture.mode.startswith("I;16"):
+        rgb = _grey(np.asarray(picture).astype(np.float32) / np.float32(257.0))  # 65535 = 257 · 255
+    elif picture.mode in ("I", "F"):
+        rgb = _grey(_grey_levels(np.asarray(picture), name))
+    elif picture.mode in ("La", "RGBa"):  # colours multiplied by alpha: only their opaque form converts
+        rgb = picture.convert(picture.mode[:-1] + "A").convert("RGB")
+    else:
+        rgb = picture.convert("RGB")
+    turn = UPRIGHT.get(_orientation(picture))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(picture: Image.Image) -> object:
     try:
-        picture.load()
-        if picture.mode.startswith("I;16"):
-            rgb = _grey(np.asarray(picture).astype(np.uint16) / 257.0)  # 65535 = 257 · 255
-        elif picture.mode in ("I", "F"):
-            rgb = _grey(_grey_levels(np.asarray(picture), name))
-        elif picture.mode in ("La", "RGBa"):  # colours multiplied by alpha: only their opaque form converts
-            rgb = picture.convert(picture.mode[:-1] + "A").convert("RGB")
-        else:
-            rgb = picture.convert("RGB")
-        return ImageOps.exif_transpose(_with_orientation_of(picture, rgb))
-    except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(
-            f"{name}: cannot be decoded to RGB ({error or type(error).__name__}); truncated or damaged: "
-            "copy the file again"
-        ) from error
-
-
-def _with_orientation_of(picture: Image.Image, rgb: Image.Image) -> Image.Image:
-    """Carry the EXIF orientation (tag 0x0112) of the original over to the converted picture, and only that."""
-    orientation = _orientation(picture)
-    bare = rgb if rgb is not picture else rgb.copy()
-    bare.info = {}
-    bare.getexif().clear()
-    if orientation != 1:
-        bare.getexif()[0x0112] = orientation
-    return bare
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        value = picture.getexif().get(0x0112, 1)
+        return picture.getexif().get(ORIENTATION_TAG)
     except Exception:  # noqa: BLE001 - damaged metadata of a sound picture: upright, as every viewer shows it
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        return None
 
 
-def _grey_levels(values: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.float64]:
+def _grey_levels(values: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.float32]:
     """Bring 32-bit integer or float grey to 0 … 255, going by its range."""
-    levels = values.astype(np.float64)
-    if not np.isfinite(levels).all():
-        raise ImageError(f"{name}: holds pixels that are not finite")
+    levels = values.astype(np.float32)
     lowest, highest = float(levels.min()), float(levels.max())
-    if lowest < 0.0 or highest > 65_535.0:
+    if not (lowest >= 0.0 and highest <= 65_535.0):  # also true of NaN
         raise ImageError(
-            f"{name}: 32-bit grey from {lowest:g} to {highest:g}; expected 0 to 1, 255 or 65535: convert it to 8 bits"
+            f"{name}: 32-bit grey from {lowest:g} to {highest:g}; "
+            "expected 0 to 1, 255 or 65535: convert it to 8 bits"
         )
     if values.dtype.kind == "f" and highest <= 1.0:
-        return levels * 255.0
-    # Pillow opens 16-bit PNM as 32-bit integers scaled to 65535; 8-bit values stay below 256.
-    return levels / 257.0 if highest > 255.0 else levels
+        levels *= 255.0
+    elif highest > 255.0:  # Pillow opens 16-bit PNM as 32-bit integers scaled to 65535
+        levels /= 257.0
+    return levels
 
 
-def _grey(levels: npt.NDArray[np.float64]) -> Image.Image:
-    return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
+def _grey(levels: npt.NDArray[np.float32]) -> Image.Image:
+    return Image.fromarray(np.rint(levels, out=levels).astype(np.uint8)).convert("RGB")
 
 
 def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
