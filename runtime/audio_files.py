@@ -238,13 +238,25 @@ def _require_known_container(head: bytes, name: str) -> None:
 
 def _open_sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
     try:
-        return soundfile.SoundFile(_Nameless(stream))
+        return _ForwardOnly(_Nameless(stream))
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise AudioError(
             f"{name}: cannot be decoded ({reason}); damaged, incomplete, or of an unknown codec: "
             "copy it again, or convert it with: ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.wav"
         ) from error
+
+
+class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A decoder that never seeks.
+
+    soundfile seeks to where it is after every block of a seekable file. In an MP3 that lands in the middle of
+    overlapping frames and is heard; and it stops at the frame count of the header, which an MP3 without a Xing
+    header only estimates.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 class _Nameless(io.RawIOBase):

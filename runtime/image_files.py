@@ -21,7 +21,7 @@ from runtime.errors import ImageError, ImageNotFoundError
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
-FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM")
+FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM")
 READABLE: Final = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF or PNM"
 MAX_PIXELS: Final = 89_478_485  # decoded at once; 4 bytes each make 341 MiB. Pillow warns from here on
 MAX_JPEG_PIXELS: Final = (
@@ -148,7 +148,9 @@ def _opened(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
             # Rounded down, since Pillow rounds the quotient of the sizes down.
             picture.draft("RGB", (max(1, picture.width // factor), max(1, picture.height // factor)))
     else:
-        picture = Image.open(stream, formats=FORMATS)
+        Image.init()
+        # Pillow before 11.3 has no AVIF, and raises KeyError for a format that it does not know.
+        picture = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
     _require_size(picture.size, MAX_PIXELS, name)
     return picture
 
@@ -186,11 +188,12 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _orientation(picture: Image.Image) -> object:
+def _orientation(picture: Image.Image) -> int:
     try:
-        return picture.getexif().get(ORIENTATION_TAG)
+        value = picture.getexif().get(ORIENTATION_TAG)
     except Exception:  # noqa: BLE001 - damaged metadata of a sound picture: upright, as every viewer shows it
-        return None
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def _grey_levels(values: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.float32]:
