@@ -1,6 +1,6 @@
 """Where the nodes of a graph run: read from the session, compared with what was asked for.
 
-onnxruntime gives a node that its provider cannot run to the CPU without a word. Shape arithmetic belongs
+onnxruntime gives a node that its provider cannot run to the next one, at last to the CPU, without a word. Shape arithmetic belongs
 there; a matrix product there makes the GPU slower than no GPU at all.
 """
 
@@ -16,8 +16,7 @@ from runtime.errors import ProviderError
 # Session configuration entry that makes `get_provider_graph_assignment_info` answer.
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 
-CPU_NAME = "CPUExecutionProvider"
-# Operators that hold practically all arithmetic of Whisper and CLIP. None of them may fall to the CPU.
+# Operators that hold practically all arithmetic of Whisper and CLIP. None of them may fall to another provider.
 HEAVY_OPERATORS = frozenset(
     {
         "Attention",
@@ -50,12 +49,14 @@ class Placement:
     """Which provider runs how many nodes, after onnxruntime's graph optimisation.
 
     Attributes:
+        wanted: The provider that was asked for, in onnxruntime's name.
         counts: Provider, in onnxruntime's name, to its number of nodes.
-        on_cpu: The nodes that run on the CPU, as (operator, node name).
+        fallen: The nodes that another provider runs, as (provider, operator, node name).
     """
 
+    wanted: str
     counts: Mapping[str, int]
-    on_cpu: tuple[tuple[str, str], ...]
+    fallen: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def total(self) -> int:
@@ -63,63 +64,67 @@ class Placement:
         return sum(self.counts.values())
 
     @property
-    def cpu_share(self) -> float:
-        """Share of the nodes that run on the CPU, in [0, 1]."""
-        return self.counts.get(CPU_NAME, 0) / self.total if self.total else 0.0
+    def fallen_share(self) -> float:
+        """Share of the nodes that another provider runs, in [0, 1]."""
+        return len(self.fallen) / self.total if self.total else 0.0
 
     @property
-    def heavy_on_cpu(self) -> tuple[tuple[str, str], ...]:
-        """Those nodes on the CPU that hold real arithmetic."""
-        return tuple(node for node in self.on_cpu if node[0] in HEAVY_OPERATORS)
+    def heavy_fallen(self) -> tuple[tuple[str, str, str], ...]:
+        """Those of the fallen nodes that hold real arithmetic."""
+        return tuple(node for node in self.fallen if node[1] in HEAVY_OPERATORS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return counts, share and the operators on the CPU, for reports; the counts alone for the CPU."""
-        nodes = {"nodes": dict(self.counts)}
-        if set(self.counts) <= {CPU_NAME}:
-            return nodes
+        """Return counts, share and fallen operators, for reports."""
         return {
-            **nodes,
-            "cpu_share": self.cpu_share,
-            "cpu_operators": dict(Counter(operator for operator, _ in self.on_cpu).most_common()),
-            "heavy_on_cpu": [f"{operator} {name}" for operator, name in self.heavy_on_cpu],
+            "nodes": dict(self.counts),
+            "fallen_share": self.fallen_share,
+            "fallen_operators": dict(
+                Counter(f"{node[1]} on {node[0]}" for node in self.fallen).most_common()
+            ),
+            "heavy_fallen": [
+                f"{operator} ({name}) on {place}" for place, operator, name in self.heavy_fallen
+            ],
         }
 
 
-def read_placement(session: ort.InferenceSession) -> Placement:
-    """Read the placement from a session that was created with `RECORD_PLACEMENT` set to "1"."""
+def read_placement(session: ort.InferenceSession, wanted: str) -> Placement:
+    """Read the placement from a session that was created with `RECORD_PLACEMENT` set to "1".
+
+    Args:
+        session: The session.
+        wanted: The provider that was asked for, in onnxruntime's name.
+    """
     counts: Counter[str] = Counter()
-    on_cpu: list[tuple[str, str]] = []
+    fallen: list[tuple[str, str, str]] = []
     for part in session.get_provider_graph_assignment_info():
         nodes = part.get_nodes()
         counts[part.ep_name] += len(nodes)
-        if part.ep_name == CPU_NAME:
-            on_cpu += [(node.op_type, node.name) for node in nodes]
-    return Placement(dict(counts), tuple(on_cpu))
+        if part.ep_name != wanted:
+            fallen += [(part.ep_name, node.op_type, node.name) for node in nodes]
+    return Placement(wanted, dict(counts), tuple(fallen))
 
 
-def check_placement(placement: Placement, provider: str, graph: str, limit: float) -> None:
-    """Refuse a session that left the work to the CPU.
+def check_placement(placement: Placement, graph: str, limit: float) -> None:
+    """Refuse a session that left the work to another provider.
 
     Args:
         placement: What the session does.
-        provider: What was asked for, in onnxruntime's name; the CPU itself passes always.
         graph: Name of the graph, for the message.
-        limit: Largest share of nodes that may run on the CPU, in [0, 1].
+        limit: Largest share of nodes that may run elsewhere, in [0, 1].
 
     Raises:
-        ProviderError: More nodes than that, or a node of `HEAVY_OPERATORS`, run on the CPU.
+        ProviderError: More nodes than that, or a node of `HEAVY_OPERATORS`, run elsewhere.
     """
-    if provider == CPU_NAME:
+    heavy = placement.heavy_fallen
+    if not heavy and placement.fallen_share <= limit:
         return
-    heavy = placement.heavy_on_cpu
-    if not heavy and placement.cpu_share <= limit:
-        return
-    named = ", ".join(f"{operator} ({name})" for operator, name in (heavy or placement.on_cpu)[:_LISTED])
-    fallen = placement.counts.get(CPU_NAME, 0)
+    named = ", ".join(
+        f"{operator} ({name}) on {place}" for place, operator, name in (heavy or placement.fallen)[:_LISTED]
+    )
     raise ProviderError(
-        f"{graph}: {provider} was asked for and {fallen} of {placement.total} nodes run on the CPU "
-        f"({placement.cpu_share:.0%}, allowed {limit:.0%}"
+        f"{graph}: {placement.wanted} was asked for and {len(placement.fallen)} of {placement.total} nodes run "
+        f"elsewhere ({placement.fallen_share:.0%}, allowed {limit:.0%}"
         f"{', and none that computes' if heavy else ''}): {named}. "
-        "Quantised operators have no GPU kernels: use the fp16 or fp32 graphs (--precision fp16), "
-        "or ask for the CPU (--provider cpu)."
+        "Quantised operators have no GPU kernels, and TensorRT takes standard operators alone: use the fp16 "
+        "graphs (--precision fp16), or another provider (--provider cpu)"
     )
