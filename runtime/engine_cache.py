@@ -1,9 +1,9 @@
 """Where TensorRT engines lie, and what makes one fit: GPU, versions, graph, precision and profile.
 
 An engine runs on the kind of GPU and with the TensorRT that built it, for the shapes of its profile. Each
-such combination has a folder of its own, named by a hash of all of it, so that nothing ever has to be invalidated:
-what changed gets another folder. `engine.json` in the folder tells the ingredients; it is written last and is
-therefore also the mark of a finished build.
+such combination has a folder of its own, named by a hash of all of it, so that nothing ever has to be
+invalidated: what changed gets another folder. `engine.json` in the folder tells the ingredients; it is written
+last and is therefore also the mark of a finished build.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Where the nodes of a graph run: read from the session, compared with what was asked for.
 
-onnxruntime gives a node that its provider cannot run to the next one, at last to the CPU, without a word. Shape arithmetic belongs
-there; a matrix product there makes the GPU slower than no GPU at all.
+onnxruntime gives a node that its provider cannot run to the next one, at last to the CPU, without a word. Shape
+arithmetic belongs there; a matrix product there makes the GPU slower than no GPU at all.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from runtime.errors import ProviderError
 # Session configuration entry that makes `get_provider_graph_assignment_info` answer.
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 
-# Operators that hold practically all arithmetic of Whisper and CLIP. None of them may fall to another provider.
+# Operators that hold practically all arithmetic of Whisper and CLIP: none may fall to another provider.
 HEAVY_OPERATORS = frozenset(
     {
         "Attention",
@@ -122,8 +122,8 @@ def check_placement(placement: Placement, graph: str, limit: float) -> None:
         f"{operator} ({name}) on {place}" for place, operator, name in (heavy or placement.fallen)[:_LISTED]
     )
     raise ProviderError(
-        f"{graph}: {placement.wanted} was asked for and {len(placement.fallen)} of {placement.total} nodes run "
-        f"elsewhere ({placement.fallen_share:.0%}, allowed {limit:.0%}"
+        f"{graph}: {placement.wanted} was asked for, and {len(placement.fallen)} of {placement.total} nodes "
+        f"run elsewhere ({placement.fallen_share:.0%}, allowed {limit:.0%}"
         f"{', and none that computes' if heavy else ''}): {named}. "
         "Quantised operators have no GPU kernels, and TensorRT takes standard operators alone: use the fp16 "
         "graphs (--precision fp16), or another provider (--provider cpu)"
