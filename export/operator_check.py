@@ -19,15 +19,17 @@ _LISTED: Final = 8  # operators named in a message
 
 # Operators of transformers that the parser of TensorRT 10 takes with dynamic shapes (onnx-tensorrt,
 # docs/operators.md). This is what is known to work here, not all that TensorRT can do.
-TENSORRT_OPERATORS: Final = frozenset(
-    (
-        "Add And ArgMax Cast Ceil Clip Concat Constant ConstantOfShape Conv Div Einsum Equal Erf Exp Expand "
-        "Flatten Floor Gather GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity "
-        "LayerNormalization Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mod Mul Neg Not Or Pad Pow Range "
-        "Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape ScatterElements ScatterND Shape "
-        "Sigmoid Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze Where"
-    ).split()
-)
+# fmt: off
+TENSORRT_OPERATORS: Final = frozenset({
+    "Add", "And", "ArgMax", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv",
+    "Div", "Einsum", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
+    "GatherND", "Gelu", "Gemm", "Greater", "GreaterOrEqual", "Identity", "LayerNormalization", "Less",
+    "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not",
+    "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
+    "Relu", "Reshape", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Slice", "Softmax", "Split",
+    "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "TopK", "Transpose", "Unsqueeze", "Where",
+})
+# fmt: on
 
 
 def check_tensorrt_operators(model: str | Path | onnx.ModelProto) -> None:

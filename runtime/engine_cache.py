@@ -2,8 +2,8 @@
 
 An engine runs on the kind of GPU and with the TensorRT that built it, for the shapes of its profile. Each
 such combination has a folder of its own, named by a hash of all of it, so that nothing ever has to be
-invalidated: what changed gets another folder. `engine.json` in the folder tells the ingredients; it is written
-last and is therefore also the mark of a finished build.
+invalidated: what changed gets another folder. `engine.json` in the folder tells the ingredients. It is
+written last and is therefore also the mark of a finished build.
 """
 
 import hashlib

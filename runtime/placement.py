@@ -1,7 +1,7 @@
 """Where the nodes of a graph run: read from the session, compared with what was asked for.
 
-onnxruntime gives a node that its provider cannot run to the next one, at last to the CPU, without a word. Shape
-arithmetic belongs there; a matrix product there makes the GPU slower than no GPU at all.
+onnxruntime gives a node that its provider cannot run to the next one, at last to the CPU, without a word.
+Shape arithmetic belongs there; a matrix product there makes the GPU slower than no GPU at all.
 """
 
 from collections import Counter
