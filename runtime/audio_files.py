@@ -19,6 +19,7 @@ import numpy.typing as npt
 import soundfile
 
 from runtime.errors import AudioError, AudioNotFoundError
+from runtime.mp3_frames import count_samples
 
 MIN_RATE: Final = 1_000  # Hz; telephones record at 8,000
 MAX_RATE: Final = 768_000  # Hz; the fastest converters on sale
@@ -51,8 +52,11 @@ UNREADABLE: Final[dict[str, tuple[int, bytes]]] = {
     "amr": (0, b"#!AMR"),
 }
 READABLE: Final = "wav, flac, ogg (vorbis, opus), mp3, aiff, au, caf, w64, rf64, nist"
+CONVERT: Final = "convert it, for example with: ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.wav"
 # Sizes that programs write when they cannot know the size yet (ffmpeg and sox into a pipe).
 UNKNOWN_SIZE: Final = 0x7FFF_0000
+LONGEST_OGG_PAGE: Final = 27 + 255 + 255 * 255  # bytes: header, segment table, segments
+UNKNOWN_FRAMES: Final = 2**62  # libsndfile states 2^63 - 1
 SIZE_TOLERANCE: Final = 64  # bytes by which harmless writers miscount their own header
 
 _DECLARED_SIZE = re.compile(r"(?:data|SSND|Data Size|Data size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)")
@@ -128,21 +132,30 @@ class AudioFile:
     def _require_complete(self, frames: int) -> None:
         """Compare what was decoded with what the header promised."""
         log = self._sound.extra_info
-        promised = 0
-        if "ended unexpectedly" in log:
-            self._raise_truncated(frames, "the last page is not marked as the end of the stream")
+        if self._sound.format == "OGG" and _ends_within_a_page(self._stream):
+            self._raise_truncated(frames, "it ends in the middle of an Ogg page")
         for declared, present in _DECLARED_SIZE.findall(log):
             if int(present) + SIZE_TOLERANCE < int(declared) < UNKNOWN_SIZE:
                 self._raise_truncated(frames, f"its header promises {declared} bytes, {present} are there")
-        if self._sound.format in ("FLAC", "NIST") or (
-            self._sound.format == "MP3" and re.search(rb"Xing|Info", self._head) is not None
-        ):
-            promised = self._sound.frames
+        promised = self._sound.frames if self._sound.format in ("FLAC", "NIST", "MP3") else 0
         if (match := _NIST_SAMPLES.search(self._head)) is not None and self._sound.format == "NIST":
             promised = int(match[1])
-        # MP3 encoders pad their last frame: one frame (1,152 samples) more or less is no truncation.
-        slack = 4 * 1152 if self._sound.format == "MP3" else 0
-        if frames + slack < promised < 2**62:
+        if self._sound.format == "MP3":
+            self._require_whole_mp3(frames, promised)
+        elif frames < promised < UNKNOWN_FRAMES:
+            self._raise_truncated(frames, f"its header promises {promised / self.rate:.2f} s")
+
+    def _require_whole_mp3(self, frames: int, promised: int) -> None:
+        # Encoder delay and padding make up two frames or so; they may or may not be counted.
+        slack = 3 * (1152 if self.rate >= 32_000 else 576)
+        present = count_samples(self._stream)
+        if frames + slack < present:
+            raise AudioError(
+                f"{self.name}: {frames / self.rate:.2f} of {present / self.rate:.2f} s could be decoded: "
+                f"an MP3 of variable bit rate without a Xing header, or damaged: {CONVERT}"
+            )
+        # Without that header the promise is an estimate from the first frame's bit rate.
+        if frames + slack < promised < UNKNOWN_FRAMES and re.search(rb"Xing|Info", self._head) is not None:
             self._raise_truncated(frames, f"its header promises {promised / self.rate:.2f} s")
 
     def _raise_truncated(self, frames: int, evidence: str) -> None:
@@ -229,11 +242,10 @@ def _require_known_container(head: bytes, name: str) -> None:
             return
     if head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0:  # an MPEG frame's 11 sync bits
         return
-    convert = "convert it, for example with: ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.wav"
     for kind, (offset, mark) in UNREADABLE.items():
         if head[offset : offset + len(mark)] == mark:
-            raise AudioError(f"{name}: {kind} cannot be read; expected {READABLE}: {convert}")
-    raise AudioError(f"{name}: no audio file (starts with {head[:8]!r}); expected {READABLE}: {convert}")
+            raise AudioError(f"{name}: {kind} cannot be read; expected {READABLE}: {CONVERT}")
+    raise AudioError(f"{name}: no audio file (starts with {head[:8]!r}); expected {READABLE}: {CONVERT}")
 
 
 def _open_sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
@@ -243,16 +255,26 @@ def _open_sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
         reason = getattr(error, "error_string", str(error))
         raise AudioError(
             f"{name}: cannot be decoded ({reason}); damaged, incomplete, or of an unknown codec: "
-            "copy it again, or convert it with: ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.wav"
+            f"copy it again, or {CONVERT}"
         ) from error
+
+
+def _ends_within_a_page(stream: BinaryIO) -> bool:
+    """Whether the last Ogg page is longer than what is left of the file (RFC 3533, section 6)."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - LONGEST_OGG_PAGE))
+    tail = stream.read(LONGEST_OGG_PAGE)
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:  # byte 26: number of segments, whose lengths follow
+        return True
+    return 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page)
 
 
 class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """A decoder that never seeks.
 
-    soundfile seeks to where it is after every block of a seekable file. In an MP3 that lands in the middle of
-    overlapping frames and is heard; and it stops at the frame count of the header, which an MP3 without a Xing
-    header only estimates.
+    soundfile seeks to where it is after every block of a seekable file. In an MP3, whose frames overlap, that
+    changes the samples after each seam audibly.
     """
 
     def seekable(self) -> bool:
