@@ -124,17 +124,21 @@ class TimestampRules:
         Returns:
             The best `wanted` log-probabilities and token ids, best first, both (N, K, wanted).
         """
-        is_timestamp = tokens >= self.begin
-        # The largest timestamp is taken out of the exponent; -inf everywhere must not give nan.
-        timestamps = np.where(is_timestamp, log_probs, FORBIDDEN)
-        peak = np.maximum(timestamps.max(axis=-1, keepdims=True), np.finfo(np.float32).min)
-        with np.errstate(divide="ignore"):
-            total = np.log(np.exp(timestamps - peak).sum(axis=-1, keepdims=True)) + peak
-        best_text = np.where(is_timestamp, FORBIDDEN, log_probs).max(axis=-1, keepdims=True)
-        narrowed = np.where((total > best_text) & ~is_timestamp, FORBIDDEN, log_probs)
-        # Still sorted but for the forbidden ones: a stable sort by "forbidden" moves those behind.
-        order = np.argsort(np.isneginf(narrowed), axis=-1, kind="stable")[..., :wanted]
-        return np.take_along_axis(narrowed, order, axis=-1), np.take_along_axis(tokens, order, axis=-1)
+        best = np.empty((*log_probs.shape[:2], wanted), np.float32)
+        ids = np.empty(best.shape, np.int64)
+        for place in np.ndindex(log_probs.shape[:2]):
+            row, row_ids = log_probs[place], tokens[place]
+            is_timestamp = row_ids >= self.begin
+            best_text = row[is_timestamp.argmin()]  # the first that is none
+            if np.logaddexp.reduce(row[is_timestamp]) > best_text:
+                row = np.where(is_timestamp, row, FORBIDDEN)
+                chosen = np.concatenate([np.flatnonzero(is_timestamp), np.flatnonzero(~is_timestamp)])[
+                    :wanted
+                ]
+                best[place], ids[place] = row[chosen], row_ids[chosen]
+            else:
+                best[place], ids[place] = row[:wanted], row_ids[:wanted]
+        return best, ids
 
 
 class TokenRules:

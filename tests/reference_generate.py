@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, LogitsProcessorList, WhisperTimeStampLogitsProcessor
 from transformers.generation.configuration_utils import GenerationMode
 
 from runtime.beam_search import BeamSearchSettings, FinishedHypothesis, beam_search
-from runtime.token_rules import TokenRules
+from runtime.token_rules import TimestampRules, TokenRules
 
 # Scores of unused places of the reference's pool; sums of real hypotheses are nowhere near.
 UNREAL = -1e8
@@ -42,10 +42,11 @@ class Case:
     settings: BeamSearchSettings
     suppress: tuple[int, ...]
     begin_suppress: tuple[int, ...]
+    timestamps: TimestampRules | None = None
 
     @property
     def rules(self) -> TokenRules:
-        return TokenRules(self.model.config.vocab_size, self.suppress, self.begin_suppress)
+        return TokenRules(self.model.config.vocab_size, self.suppress, self.begin_suppress, self.timestamps)
 
     def __str__(self) -> str:
         return (
@@ -55,18 +56,21 @@ class Case:
 
 
 def random_whisper(
-    seed: int, *, vocab_size: int | None = None, eos_shift: float | None = None
+    seed: int, *, vocab_size: int | None = None, eos_shift: float | None = None, timestamps: int = 0
 ) -> WhisperForConditionalGeneration:
     """Return a Whisper of random shape and weights (1-2 layers, d_model 16 or 32, 20 encoder positions).
 
     Args:
         seed: Fixes everything.
-        vocab_size: Tokens, 20 to 60 by default. The last one is end-of-text and padding, the one before it
-            starts prompts.
+        vocab_size: Tokens, 20 to 60 by default: text, end-of-text (which also pads), start of prompt, and,
+            where there are timestamps, `<|notimestamps|>` and those.
         eos_shift: Roughly what is added to the logit of end-of-text: ends early where positive.
+        timestamps: Number of timestamp tokens.
     """
     random = np.random.default_rng(seed)
     size = int(random.integers(20, 61)) if vocab_size is None else vocab_size
+    start = size - 1 - (timestamps + 1 if timestamps else 0)
+    eos = start - 1
     heads = int(random.choice([2, 4]))
     width = int(random.choice([16, 32]))
     config = WhisperConfig(
@@ -82,10 +86,10 @@ def random_whisper(
         max_source_positions=20,
         max_target_positions=32,
         init_std=float(random.uniform(0.2, 0.6)),  # far above Whisper's 0.02, for logits that differ
-        pad_token_id=size - 1,
-        bos_token_id=size - 1,
-        eos_token_id=size - 1,
-        decoder_start_token_id=size - 2,
+        pad_token_id=eos,
+        bos_token_id=eos,
+        eos_token_id=eos,
+        decoder_start_token_id=start,
         suppress_tokens=None,
         begin_suppress_tokens=None,
         attn_implementation="eager",
@@ -93,40 +97,45 @@ def random_whisper(
     torch.manual_seed(seed)
     model = WhisperForConditionalGeneration(config).eval()
     model.generation_config = GenerationConfig(
-        pad_token_id=size - 1,
-        bos_token_id=size - 1,
-        eos_token_id=size - 1,
-        decoder_start_token_id=size - 2,
+        pad_token_id=eos,
+        bos_token_id=eos,
+        eos_token_id=eos,
+        decoder_start_token_id=start,
         max_length=config.max_target_positions,
     )
-    shift = float(random.choice([-2.0, 0.0, 3.0])) if eos_shift is None else eos_shift
+    shift = float(random.choice([-2.0, 1.0, 4.0, 7.0])) if eos_shift is None else eos_shift
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0.0, 0.1)
         # The row of the padding token, which is end-of-text here as in Whisper, starts as zeros.
-        eos = model.model.decoder.embed_tokens.weight[size - 1].normal_(0.0, config.init_std)
-        model.model.decoder.layer_norm.bias += shift * eos / (eos @ eos)
+        row = model.model.decoder.embed_tokens.weight[eos].normal_(0.0, config.init_std)
+        model.model.decoder.layer_norm.bias += shift * row / (row @ row)
     return model
 
 
-def random_case(seed: int, *, num_beams: int | None = None) -> Case:
+def random_case(seed: int, *, num_beams: int | None = None, timestamps: bool = False) -> Case:
     """Return a random model with random audio, prompts, settings and token rules, all fixed by `seed`."""
     random = np.random.default_rng([seed, 1])
-    model = random_whisper(seed)
-    size = model.config.vocab_size
+    # Half the vocabulary are timestamps, so that the rules, which forbid many of them, starve no beam.
+    model = random_whisper(seed, vocab_size=100, timestamps=50) if timestamps else random_whisper(seed)
+    config = model.config
+    eos = config.eos_token_id
     utterances = int(random.integers(1, 8))
-    beams = int(random.integers(1, 9)) if num_beams is None else num_beams
+    beams = int(random.integers(1, 5 if timestamps else 9)) if num_beams is None else num_beams
     prompt_length = int(random.integers(1, 5))
-    features = random.normal(size=(utterances, 8, 2 * model.config.max_source_positions))
+    features = random.normal(size=(utterances, config.num_mel_bins, 2 * config.max_source_positions))
     features *= random.choice([0.3, 1.0, 3.0], size=(utterances, 1, 1))  # of unequal difficulty
-    prompts = random.integers(0, size - 2, size=(utterances, prompt_length))
-    prompts[:, 0] = size - 2
+    prompts = random.integers(0, eos, size=(utterances, prompt_length))
+    prompts[:, 0] = config.decoder_start_token_id
     # At least 2 x 8 tokens stay permitted, so that no beam is starved and ties of -inf decide nothing.
-    suppress = random.choice(size - 1, size=int(random.choice([0, 2, (size - 18) // 2])), replace=False)
-    begin = random.choice(size, size=int(random.choice([0, 1, (size - 18) // 2])), replace=False)
+    suppress = random.choice(eos, size=int(random.choice([0, 2, (eos - 16) // 2])), replace=False)
+    begin = random.choice(eos + 1, size=int(random.choice([0, 1, (eos - 16) // 2])), replace=False)
     never_ends = random.random() < 0.15
-    limit = min(int(random.integers(1, 16)), model.config.max_target_positions - prompt_length)
+    limit = min(int(random.integers(1, 20)), config.max_target_positions - prompt_length)
+    rules = None
+    if timestamps:
+        rules = TimestampRules(eos + 2, eos + 3, eos, int(random.integers(10, 30)))
     return Case(
         seed=seed,
         model=model,
@@ -139,8 +148,9 @@ def random_case(seed: int, *, num_beams: int | None = None) -> Case:
             length_penalty=float(random.choice([1.0, 0.0, 0.6, 2.0])),
             early_stopping=[False, True, "never"][int(random.integers(3))],
         ),
-        suppress=tuple(sorted({*suppress.tolist(), *([size - 1] if never_ends else [])})),
+        suppress=tuple(sorted({*suppress.tolist(), *([eos] if never_ends else [])})),
         begin_suppress=tuple(sorted(begin.tolist())),
+        timestamps=rules,
     )
 
 
@@ -165,6 +175,7 @@ def reference_nbest(case: Case) -> list[list[FinishedHypothesis]]:
             early_stopping=settings.early_stopping,
             suppress_tokens=list(case.suppress) or None,
             begin_suppress_tokens=list(case.begin_suppress) or None,
+            logits_processor=_timestamp_processor(case),
             do_sample=False,
             return_dict_in_generate=True,
             output_scores=True,
@@ -180,6 +191,18 @@ def reference_nbest(case: Case) -> list[list[FinishedHypothesis]]:
     count = len(found) // len(case.prompts)
     lists = [found[start : start + count] for start in range(0, len(found), count)]
     return [[entry for entry in nbest if entry.score > UNREAL] for nbest in lists]
+
+
+def _timestamp_processor(case: Case) -> LogitsProcessorList:
+    rules = case.timestamps
+    if rules is None:
+        return LogitsProcessorList()
+    config = GenerationConfig(
+        eos_token_id=rules.eos_token_id,
+        no_timestamps_token_id=rules.no_timestamps_id,
+        max_initial_timestamp_index=rules.max_initial_index,
+    )
+    return LogitsProcessorList([WhisperTimeStampLogitsProcessor(config, begin_index=case.prompts.shape[1])])
 
 
 def _finished(tokens: list[int], score: float, length_penalty: float) -> FinishedHypothesis:
