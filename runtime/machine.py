@@ -82,10 +82,10 @@ def read_machine() -> Machine:
     if "CUDAExecutionProvider" in providers:
         preload_cuda_libraries()
         _note_fault(faults, "cuda", [_provider_library("cuda")])
-    tensorrt = None
-    if "TensorrtExecutionProvider" in providers:
-        _note_fault(faults, "tensorrt", [*_tensorrt_libraries(), _provider_library("tensorrt")])
-        tensorrt = None if "tensorrt" in faults else _tensorrt_version()
+    _note_fault(faults, "tensorrt", _tensorrt_libraries())
+    tensorrt = None if "tensorrt" in faults else _tensorrt_version()
+    if "TensorrtExecutionProvider" in providers and tensorrt:
+        _note_fault(faults, "tensorrt", [_provider_library("tensorrt")])
     return Machine(
         distributions=installed_distributions(),
         providers=providers,

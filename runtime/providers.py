@@ -145,6 +145,11 @@ class SessionFactory:
         plan.store.prepare(plan.key)
         return plan
 
+    @property
+    def placements(self) -> Mapping[str, Placement]:
+        """Node placement of every graph opened so far, by file name."""
+        return self._placements
+
     def describe(self) -> dict[str, Any]:
         """Return provider, settings and the node placement of every graph opened so far, for reports."""
         return {
