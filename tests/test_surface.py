@@ -14,7 +14,7 @@ WORDS = ("bear", "pear", "boat", "coat", "red", "two")
 
 
 def random_utterances(rng: np.random.Generator) -> list[NBestUtterance]:
-    """A small n-best file full of ties: repeated texts, equal scores, equal cosines, no pictures, no words."""
+    """A small n-best file full of ties: repeated texts, equal scores and cosines, no pictures, no words."""
     coarse = bool(rng.integers(2))
     utterances = []
     for number in range(int(rng.integers(2, 9))):
