@@ -146,8 +146,9 @@ class AudioFile:
             self._raise_truncated(frames, f"its header promises {promised / self.rate:.2f} s")
 
     def _require_whole_mp3(self, frames: int, promised: int) -> None:
-        # Encoder delay and padding make up two frames or so; they may or may not be counted.
-        slack = 3 * (1152 if self.rate >= 32_000 else 576)
+        # Encoder delay and padding make up two frames or so, which may or may not be counted, and the frame
+        # that holds the Xing header is none of sound.
+        slack = 4 * (1152 if self.rate >= 32_000 else 576)
         present = count_samples(self._stream)
         if frames + slack < present:
             raise AudioError(
