@@ -2,21 +2,24 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from bench.peers.base import PeerError, thread_environment
-from bench.peers.registry import split_name
 
-Kind = Literal["speech", "text", "memory"]
+Kind = Literal["speech", "text", "memory", "checkpoint", "pipeline"]
 CONVERSION_SECONDS = 3_600
 ANSWER_SECONDS = 1_200
 QUIT_SECONDS = 10
 LAST_LINES = 3
+LOG = "conversion.log"
 
 
 class Worker:
@@ -103,27 +106,34 @@ class Worker:
         self._process.stdout.close()
 
 
-def converted(kind: Kind, system: str, checkpoint: Path, models: Path) -> Path:
+def converted(kind: Kind, system: str, source: Path, models: Path) -> Path:
     """Return the folder of a system's converted model; convert in a process of its own where it is missing.
-
-    Conversion builds beside and renames, so an interrupted one leaves nothing that looks whole.
 
     Args:
         kind: Speech or text.
         system: Name with precision.
-        checkpoint: Folder of the transformers checkpoint.
+        source: Folder of the transformers checkpoint, or of the bundle for this project itself.
         models: Where converted models are kept between runs.
 
     Raises:
         PeerError: The conversion failed.
     """
-    name, precision = split_name(system)
-    folder = models / f"{kind}-{name}-{precision}"
+    folder = models / f"{kind}-{system}"
     if folder.is_dir():
         return folder
-    building = models / f".{folder.name}.{os.getpid()}"
-    building.mkdir(parents=True)
-    with Worker(kind, system, os.cpu_count() or 1, models / "conversion.log") as worker:
-        worker.ask("convert", CONVERSION_SECONDS, checkpoint=str(checkpoint), folder=str(building))
-    building.rename(folder)
+    with building(folder) as beside, Worker(kind, system, os.cpu_count() or 1, models / LOG) as worker:
+        worker.ask("convert", CONVERSION_SECONDS, checkpoint=str(source), folder=str(beside))
     return folder
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """Give a folder beside `folder`, renamed when all went well: an interrupted build never looks whole."""
+    beside = folder.parent / f".{folder.name}.{os.getpid()}"
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+    except BaseException:
+        shutil.rmtree(beside)
+        raise
+    beside.rename(folder)

@@ -85,7 +85,7 @@ class EarsightSpeech:
     def load(self, folder: Path, workload: Workload) -> None:
         """Verify the bundle and create the sessions of encoder and decoder."""
         self._bundle = Bundle.open(folder / "bundle")
-        self._model = WhisperModel(self._bundle, self.precision, cpu_sessions(workload.threads))
+        self._model = WhisperModel.of_bundle(self._bundle, self.precision, cpu_sessions(workload.threads))
         self._model.decoder = TimedSession(self._model.decoder)
 
     def run(self, features: Features, workload: Workload, watch: Stopwatch) -> NBest:

@@ -101,10 +101,51 @@ class MemoryServer:
         return {"stages": _raw(watch)}
 
 
+class PipelineServer:
+    """Starts the whole pipeline cold: nothing of the runtime is imported before `load`."""
+
+    def __init__(self, _: str) -> None:
+        self._asr: Any = None
+
+    def load(self, request: Request) -> dict[str, Any]:
+        """Import the runtime and create the sessions, timed apart."""
+        watch = Stopwatch()
+        with watch.lap("import"):
+            from runtime.pipeline import MultimodalASR
+        with watch.lap("sessions"):
+            self._asr = MultimodalASR(**request["arguments"])
+        return {"stages": _raw(watch)}
+
+    def run(self, request: Request) -> dict[str, Any]:
+        """Transcribe one file."""
+        watch = Stopwatch()
+        with watch.lap("whole"):
+            self._asr.transcribe(
+                request["audio"], image_id=request["image_id"], image_path=request["image_path"]
+            )
+        return {"stages": _raw(watch)}
+
+
+class CheckpointServer:
+    """Writes random-weight checkpoints of published architectures."""
+
+    def __init__(self, _: str) -> None: ...
+
+    def convert(self, request: Request) -> dict[str, Any]:
+        """Write `whisper` or `clip` of the request into `folder`."""
+        from export.architectures import make_clip_checkpoint, make_whisper_checkpoint
+
+        make = make_clip_checkpoint if request["family"] == "clip" else make_whisper_checkpoint
+        make(request["architecture"], Path(request["folder"]), int(request["seed"]))
+        return {}
+
+
 SERVERS: dict[str, Callable[[str], Any]] = {
     "speech": SpeechServer,
     "text": TextServer,
     "memory": MemoryServer,
+    "pipeline": PipelineServer,
+    "checkpoint": CheckpointServer,
 }
 
 
