@@ -132,9 +132,9 @@ class TimestampRules:
             best_text = row[is_timestamp.argmin()]  # the first that is none
             if np.logaddexp.reduce(row[is_timestamp]) > best_text:
                 row = np.where(is_timestamp, row, FORBIDDEN)
-                chosen = np.concatenate([np.flatnonzero(is_timestamp), np.flatnonzero(~is_timestamp)])[
-                    :wanted
-                ]
+                chosen = np.flatnonzero(is_timestamp)[:wanted]
+                if len(chosen) < wanted:
+                    chosen = np.append(chosen, np.flatnonzero(~is_timestamp)[: wanted - len(chosen)])
                 best[place], ids[place] = row[chosen], row_ids[chosen]
             else:
                 best[place], ids[place] = row[:wanted], row_ids[:wanted]

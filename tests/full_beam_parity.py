@@ -43,9 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _count(counts, built, ours, reference)
     for fault in faults:
         print(fault)
-    print(
-        f"transformers {transformers.__version__}, torch {torch.__version__}, {time.monotonic() - start:.0f} s"
-    )
+    seconds = time.monotonic() - start
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}, {seconds:.0f} s")
     for name, count in sorted(counts.items()):
         print(f"  {name:45} {count:6}")
     print(f"differences beyond ties: {len(faults)}; largest |score difference|: {largest:.2e}")

@@ -158,8 +158,8 @@ def test_one_beam_is_greedy_search(seed: int, early_stopping: bool) -> None:
 def test_whisper_generate_repeats_the_first_hypothesis() -> None:
     """Why the reference is `GenerationMixin.generate`: Whisper's own `generate` gives no n-best list.
 
-    https://github.com/huggingface/transformers/issues/33445; holds in transformers 4.57. When this test fails,
-    the defect has been mended upstream, and the documentation of the project should say so.
+    https://github.com/huggingface/transformers/issues/33445; holds in transformers 4.57. Should this test
+    fail, the defect has been mended upstream, and the documentation of the project should say so.
     """
     model = random_whisper(3)
     features = torch.from_numpy(np.random.default_rng(3).normal(size=(1, 8, 40)).astype(np.float32))
