@@ -6,6 +6,7 @@ One node that TensorRT cannot take cuts the graph into pieces with copies betwee
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import onnx
@@ -14,20 +15,34 @@ from runtime.errors import ProviderError
 
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan"})
-OPSETS: Final = range(13, 24)  # of the ONNX parser of TensorRT 10; below 13, axes are attributes
+OPSETS: Final = range(13, 21)  # TensorRT 10 reads 9 to 20; from 13 on, axes are inputs
+# Input that must be a constant, counted from 0: the axes of these operators.
+CONSTANT_INPUTS: Final = MappingProxyType(
+    {
+        "ReduceL2": 1,
+        "ReduceMax": 1,
+        "ReduceMean": 1,
+        "ReduceMin": 1,
+        "ReduceSum": 1,
+        "Slice": 3,
+        "Squeeze": 1,
+        "Unsqueeze": 1,
+    }
+)
 _LISTED: Final = 8  # operators named in a message
 
-# Operators of transformers that the parser of TensorRT 10 takes with dynamic shapes (onnx-tensorrt,
-# docs/operators.md). This is what is known to work here, not all that TensorRT can do.
+# Operators of transformers that the parser of TensorRT 10 takes (onnx-tensorrt 10.1, docs/operators.md). This is
+# what the graphs may need, not all that TensorRT can do.
 # fmt: off
 TENSORRT_OPERATORS: Final = frozenset({
     "Add", "And", "ArgMax", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv",
     "Div", "Einsum", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
     "GatherND", "Gelu", "Gemm", "Greater", "GreaterOrEqual", "Identity", "LayerNormalization", "Less",
     "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not",
-    "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
-    "Relu", "Reshape", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Slice", "Softmax", "Split",
-    "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "TopK", "Transpose", "Unsqueeze", "Where",
+    "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceSum", "Relu", "Reshape", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Slice",
+    "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "TopK", "Transpose", "Trilu",
+    "Unsqueeze", "Where",
 })
 # fmt: on
 
@@ -39,12 +54,12 @@ def check_tensorrt_operators(model: str | Path | onnx.ModelProto) -> None:
         model: A model, or the path of one (external data is not read).
 
     Raises:
-        ProviderError: It has control flow, an operator of another domain or one that is not known to run, or
-            an opset that TensorRT's parser does not read. The message names all that is in the way.
+        ProviderError: It has control flow, an operator of another domain or one that is not known to run,
+            axes that are computed, or an opset that TensorRT's parser does not read. The message names all that is in the way.
     """
     proto = model if isinstance(model, onnx.ModelProto) else onnx.load(str(model), load_external_data=False)
     name = proto.graph.name if isinstance(model, onnx.ModelProto) else Path(model).name
-    faults = [*_opset_faults(proto), *_operator_faults(proto)]
+    faults = [*_opset_faults(proto), *_operator_faults(proto), *_computed_axes(proto)]
     if faults:
         raise ProviderError(
             f"{name} is not fit for TensorRT: {'; '.join(faults)}. Export it in the standard form "
@@ -74,6 +89,16 @@ def _operator_faults(proto: onnx.ModelProto) -> Iterator[str]:
     for kind, labels in found.items():
         if labels:
             yield f"{kind}: {', '.join(labels[:_LISTED])}{', …' if len(labels) > _LISTED else ''}"
+
+
+def _computed_axes(proto: onnx.ModelProto) -> Iterator[str]:
+    nodes = list(_all_nodes(proto))
+    constant = {initializer.name for initializer in proto.graph.initializer}
+    constant |= {name for node in nodes if node.op_type == "Constant" for name in node.output}
+    for node in nodes:
+        place = CONSTANT_INPUTS.get(node.op_type, len(node.input))
+        if place < len(node.input) and node.input[place] and node.input[place] not in constant:
+            yield f"the axes of {node.op_type} ({node.name}) are computed, not constant"
 
 
 def _all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -30,7 +30,7 @@ import onnxruntime as ort
 from runtime.errors import BundleError, SettingsError
 
 MINIMUM_CACHE: Final = 1
-TOP_K_LIMIT: Final = 3840  # TensorRT operator reference, TopK: "K must be less than or equal to 3840"
+TOP_K_LIMIT: Final = 3839  # onnx-tensorrt 10.1, docs/operators.md, TopK: "K input must be less than 3840"
 SHAPE_TENSORS: Final = frozenset({"top_k"})  # inputs whose values, not dimensions, are ranged
 _LENGTH_BUCKETS: Final = (32, 64, 128, 224, 448)  # generated tokens; Whisper's positions end at 448
 

@@ -1,0 +1,216 @@
+"""From two checkpoints to one bundle, written whole or not at all.
+
+Everything is built in a folder beside the target, checked there against PyTorch, and renamed at the end. What a
+killed export leaves behind is a folder that no runtime opens, and that the next export of the same target removes.
+"""
+
+import fcntl
+import gc
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from tqdm import tqdm
+
+from export.checkpoints import Source, load_clip, load_whisper, save_clip_settings, save_whisper_settings
+from export.graph_files import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
+from export.parity import Difference, check_clip, check_whisper
+from runtime.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle, sha256_of
+from runtime.errors import BundleError, OutputError, SettingsError
+from runtime.providers import SessionFactory, SessionSettings, select_provider
+
+# Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
+EXPORTER_REVISION: Final = 1
+PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export; verified on creation.
+
+    Attributes:
+        whisper: The Whisper checkpoint.
+        clip: The CLIP checkpoint.
+        output: Bundle folder.
+        precisions: Of "fp32", "int8", "fp16".
+        overwrite: Replace a folder that is there and is no bundle.
+    """
+
+    whisper: Source
+    clip: Source
+    output: Path
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [precision for precision in self.precisions if precision not in PRECISIONS]
+        if unknown or not self.precisions:
+            raise SettingsError(
+                f"precisions are {','.join(self.precisions) or 'empty'}; expected some of {','.join(PRECISIONS)}"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a bundle must have been made of to count as up to date."""
+        return {
+            "whisper": self.whisper.fingerprint(),
+            "clip": self.clip.fingerprint(),
+            "precisions": [precision for precision in PRECISIONS if precision in self.precisions],
+            "exporter": EXPORTER_REVISION,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One checkpoint's way into the bundle."""
+
+    folder: str
+    source: Source
+    load: Callable[[Source], Any]
+    save_settings: Callable[[Source, Any, Path], None]
+    graphs: Mapping[str, GraphKind]
+    check: Callable[[Path, str, Any, SessionFactory], list[Difference]]
+
+
+def write_bundle(request: ExportRequest) -> tuple[Bundle, bool]:
+    """Export, unless the bundle is there and up to date.
+
+    Returns:
+        The bundle, and whether it was written now.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be used.
+        ParityError: A graph differs from PyTorch.
+        OutputError: The target is taken by something else, or cannot be written.
+    """
+    identity = request.identity()
+    try:
+        with _exclusive(request.output):
+            present = _bundle_at(request.output)
+            if present is not None and present.manifest.get("identity") == identity:
+                return present, False
+            if request.output.exists() and not (request.overwrite or (request.output / MANIFEST).is_file()):
+                raise OutputError(
+                    f"{request.output} exists and is no bundle; name another --output, or replace it with --overwrite"
+                )
+            building = _beside(request.output, "building")
+            shutil.rmtree(building, ignore_errors=True)
+            try:
+                _build(request, identity, building)
+                _replace(building, request.output)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{request.output} cannot be written: {error}") from error
+    return Bundle.open(request.output), True
+
+
+def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> None:
+    parts = (
+        _Part("whisper", request.whisper, load_whisper, save_whisper_settings, WHISPER_GRAPHS, check_whisper),
+        _Part("clip", request.clip, load_clip, save_clip_settings, CLIP_GRAPHS, check_clip),
+    )
+    sessions = SessionFactory(select_provider("cpu"), SessionSettings())
+    wanted = identity["precisions"]
+    made = [p for p in PRECISIONS if p in wanted or (p == "fp32" and "int8" in wanted)]
+    parity: dict[str, list[dict[str, Any]]] = {precision: [] for precision in wanted}
+    sources: dict[str, Any] = {}
+    with tqdm(
+        total=len(parts) * (1 + len(made)), desc="export", unit="step", disable=None, file=sys.stderr
+    ) as bar:
+        for part in parts:
+            bar.set_postfix_str(f"load {part.folder}")
+            model = part.load(part.source)
+            part.save_settings(part.source, model, folder / part.folder)
+            sources[part.folder] = _describe_source(part.source, model, identity[part.folder])
+            bar.update()
+            for precision in made:
+                bar.set_postfix_str(f"{part.folder} {precision}")
+                write_graphs(model, part.graphs, precision, folder)
+                if precision in wanted:
+                    found = part.check(folder, precision, model, sessions)
+                    parity[precision] += [difference.to_dict() for difference in found]
+                bar.update()
+            if "fp32" not in wanted:
+                remove_graphs(part.graphs, "fp32", folder)
+            del model
+            gc.collect()
+    _write_manifest(folder, request.output.name, identity, sources, parity)
+
+
+def _describe_source(source: Source, model: Any, fingerprint: str) -> dict[str, Any]:
+    # A folder is named without the path that leads to it: the bundle travels, the path does not.
+    name = Path(source.name).resolve().name if source.is_folder else source.name
+    revision = source.revision or getattr(model.config, "_commit_hash", None)
+    return {"id": name, "revision": revision, "fingerprint": fingerprint}
+
+
+def _write_manifest(
+    folder: Path, name: str, identity: dict[str, Any], sources: dict[str, Any], parity: dict[str, Any]
+) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {
+        "schema": SCHEMA,
+        "name": name,
+        "sources": sources,
+        "precisions": identity["precisions"],
+        **describe(),
+        "parity": parity,
+        "versions": {package: version(package) for package in PACKAGES},
+        "identity": identity,
+        "files": {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in files
+        },
+    }
+    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _bundle_at(folder: Path) -> Bundle | None:
+    """Return the bundle at `folder` if it is whole, None if there is none or a damaged one."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        bundle = Bundle.open(folder)
+        for name in bundle.manifest["files"]:
+            bundle.verified(name)
+    except BundleError:
+        return None
+    return bundle
+
+
+def _beside(output: Path, purpose: str) -> Path:
+    return output.absolute().parent / f".{output.name}.{purpose}"
+
+
+def _replace(building: Path, output: Path) -> None:
+    """Put the new folder in the place of the old one; at every moment one of them is there or recoverable."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    old = _beside(output, "old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    building.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _exclusive(output: Path) -> Iterator[None]:
+    """Let one export at a time work on a target; a second one waits. The lock ends with its process."""
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with _beside(output, "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if (old := _beside(output, "old")).exists() and not output.exists():
+            old.rename(output)  # a killed export was between its two renames
+        yield

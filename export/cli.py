@@ -1,0 +1,121 @@
+"""Command line: `python -m export`."""
+
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from runtime.bundle import PRECISIONS, Bundle
+from runtime.console import EXIT_DONE, run_guarded
+
+PROGRAM = "python -m export"
+DEFAULT_WHISPER = "openai/whisper-small"
+DEFAULT_CLIP = "openai/clip-vit-base-patch32"
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Convert a Whisper and a CLIP checkpoint to one bundle of ONNX graphs, each checked against PyTorch.",
+        epilog="`python -m export engines --help` builds TensorRT engines of a bundle ahead.",
+    )
+    parser.add_argument(
+        "--whisper", metavar="ID|DIR", help=f"Whisper: hub id or folder (default {DEFAULT_WHISPER})"
+    )
+    parser.add_argument("--clip", metavar="ID|DIR", help=f"CLIP: hub id or folder (default {DEFAULT_CLIP})")
+    parser.add_argument(
+        "--whisper-revision", metavar="REV", help="branch, tag or commit of the Whisper hub id"
+    )
+    parser.add_argument("--clip-revision", metavar="REV", help="branch, tag or commit of the CLIP hub id")
+    parser.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="instead of --whisper: random weights of a published architecture (whisper-small, …), for measuring",
+    )
+    parser.add_argument(
+        "--clip-architecture",
+        metavar="NAME",
+        help="instead of --clip: random weights of clip-vit-base-patch32, -patch16 or clip-vit-large-patch14",
+    )
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="bundle folder")
+    parser.add_argument(
+        "--precision",
+        default="fp32,int8",
+        metavar="LIST",
+        help=f"comma-separated, of {','.join(PRECISIONS)} (default %(default)s; int8 for CPUs, fp16 for GPUs)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is no bundle")
+    parser.add_argument("--verbose", action="store_true", help="log what the libraries have to say")
+    args = parser.parse_args(argv)
+    if args.architecture and args.whisper:
+        parser.error("--architecture and --whisper exclude each other")
+    if args.clip_architecture and args.clip:
+        parser.error("--clip-architecture and --clip exclude each other")
+    return args
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and print what was checked."""
+    if not args.verbose:
+        _quieten()
+    # Imported here, so that --help answers at once: torch and transformers take seconds to load.
+    from export.architectures import make_clip_checkpoint, make_whisper_checkpoint
+    from export.bundle_writer import ExportRequest, write_bundle
+    from export.checkpoints import Source
+
+    with ExitStack() as stack:
+        whisper = Source(args.whisper or DEFAULT_WHISPER, args.whisper_revision)
+        clip = Source(args.clip or DEFAULT_CLIP, args.clip_revision)
+        if args.architecture or args.clip_architecture:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="earsight-")))
+            if args.architecture:
+                make_whisper_checkpoint(args.architecture, folder / args.architecture)
+                whisper = Source(str(folder / args.architecture))
+            if args.clip_architecture or not args.clip:
+                name = args.clip_architecture or Path(DEFAULT_CLIP).name
+                make_clip_checkpoint(name, folder / name)
+                clip = Source(str(folder / name))
+        precisions = tuple(part.strip() for part in args.precision.split(",") if part.strip())
+        request = ExportRequest(whisper, clip, args.output, precisions, args.overwrite)
+        bundle, written = write_bundle(request)
+    print(_summary(bundle) if written else f"{bundle.folder} is up to date")
+    return EXIT_DONE
+
+
+def _summary(bundle: Bundle) -> str:
+    size = sum(entry["bytes"] for entry in bundle.manifest["files"].values())
+    lines = [f"{bundle.folder}: {len(bundle.manifest['files'])} files, {size / 1e6:.1f} MB"]
+    lines.append(f"{'against PyTorch':<45}{'relative error':>16}{'largest':>12}{'tolerance':>12}")
+    lines += [
+        f"{precision:<5} {item['output']:<39}{item['relative']:>16.2e}{item['largest']:>12.2e}{item['tolerance']:>12.0e}"
+        for precision, differences in bundle.manifest["parity"].items()
+        for item in differences
+    ]
+    return "\n".join(lines)
+
+
+def _quieten() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("optimum", "torch.onnx", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["engines"]:
+        from export import engines
+
+        parser = argparse.ArgumentParser(prog=f"{PROGRAM} engines", description=engines.__doc__)
+        engines.add_arguments(parser)
+        engine_args = parser.parse_args(arguments[1:])
+        return run_guarded(f"{PROGRAM} engines", lambda: engines.run(engine_args))
+    args = parse_args(arguments)
+    return run_guarded(PROGRAM, lambda: run(args))

@@ -1,0 +1,111 @@
+"""Writing the graphs of one checkpoint in every wanted precision, through Optimum's exporter."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+from optimum.exporters.onnx import export as optimum_export
+
+from export.attention import AttentionForm
+from export.clip_graphs import TextGraph, VisionGraph
+from export.onnx_configs import (
+    ClipTextConfig,
+    ClipVisionConfig,
+    GraphConfig,
+    WhisperDecoderConfig,
+    WhisperEncoderConfig,
+)
+from export.operator_check import check_tensorrt_operators
+from export.quantization import quantize
+from export.whisper_graphs import DecoderGraph, EncoderGraph
+from runtime.bundle import graph_path
+
+logger = logging.getLogger(__name__)
+
+OPSET: Final = GraphConfig.DEFAULT_ONNX_OPSET
+
+
+@dataclass(frozen=True, slots=True)
+class GraphKind:
+    """How a graph is made of a checkpoint.
+
+    Attributes:
+        make: Gives the module that is traced, for a model and an attention form.
+        config: Its Optimum configuration.
+    """
+
+    make: Callable[[Any, AttentionForm], torch.nn.Module]
+    config: type[GraphConfig]
+
+
+def _decoder(model: Any, form: AttentionForm) -> DecoderGraph:  # noqa: ARG001
+    # A handful of queries over a long memory: the plain products measured faster than the fused operator.
+    return DecoderGraph(model)
+
+
+WHISPER_GRAPHS: Final = MappingProxyType(
+    {
+        "encoder_model": GraphKind(EncoderGraph, WhisperEncoderConfig),
+        "decoder_model": GraphKind(_decoder, WhisperDecoderConfig),
+    }
+)
+CLIP_GRAPHS: Final = MappingProxyType(
+    {
+        "text_model": GraphKind(TextGraph, ClipTextConfig),
+        "vision_model": GraphKind(VisionGraph, ClipVisionConfig),
+    }
+)
+
+
+def write_graphs(
+    model: torch.nn.Module, kinds: Mapping[str, GraphKind], precision: str, folder: Path
+) -> None:
+    """Write the graphs of one checkpoint in one precision.
+
+    Args:
+        model: The checkpoint in float32; not changed.
+        kinds: Its graphs by name.
+        precision: "fp32"; "int8", made of the fp32 graphs, which must be there; "fp16", of standard operators only.
+        folder: The bundle that is being built.
+    """
+    if precision == "fp16":
+        model = copy.deepcopy(model).half()
+    for name, kind in kinds.items():
+        target = folder / graph_path(name, precision)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if precision == "int8":
+            quantize(folder / graph_path(name, "fp32"), target)
+            continue
+        form = AttentionForm.STANDARD if precision == "fp16" else AttentionForm.FUSED
+        _trace(kind.make(model, form).eval(), kind.config, target)
+        if precision == "fp16":
+            check_tensorrt_operators(target)
+
+
+def _trace(graph: torch.nn.Module, config: type[GraphConfig], target: Path) -> None:
+    with warnings.catch_warnings():
+        # The tracing exporter is deprecated in favour of one that optimum-onnx does not use yet, and it warns of
+        # every Python number that becomes a constant, which the graphs intend.
+        warnings.simplefilter("ignore", category=DeprecationWarning)
+        warnings.simplefilter("ignore", category=torch.jit.TracerWarning)
+        # Axes are named by our configurations, so that the extra run that guesses static ones is not needed.
+        optimum_export(graph, config(graph), target, opset=OPSET, disable_dynamic_axes_fix=True)
+
+
+def remove_graphs(kinds: Mapping[str, GraphKind], precision: str, folder: Path) -> None:
+    """Delete graphs that only served to make others."""
+    for name in kinds:
+        path = folder / graph_path(name, precision)
+        path.unlink(missing_ok=True)
+        path.with_name(path.name + "_data").unlink(missing_ok=True)
+
+
+def describe() -> dict[str, Any]:
+    """Return names and opset of the graphs, for `bundle.json`."""
+    return {"graphs": [*WHISPER_GRAPHS, *CLIP_GRAPHS], "opset": OPSET}

@@ -1,0 +1,192 @@
+"""Every exported graph against PyTorch, on the bundle's own files and through the runtime's own code.
+
+The reference is the checkpoint as transformers runs it, not the modules that were exported.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import CLIPModel, WhisperForConditionalGeneration
+
+from runtime.bundle import graph_path
+from runtime.clip_tokens import ClipTokens
+from runtime.errors import ParityError
+from runtime.providers import SessionFactory
+from runtime.whisper import WhisperModel
+
+# Largest relative error ||ours - theirs|| / ||theirs|| of a tensor. float32 differs by the order of sums only
+# (measured 1e-6 to 1e-5); float16 has 11 bits through a dozen layers or more; int8 has 8 bits, one scale per
+# tensor of activations: what that does to words is measured by `python -m bench accuracy`.
+TOLERANCE: Final = MappingProxyType({"fp32": 1e-3, "fp16": 3e-2, "int8": 0.25})
+
+PROMPT_LENGTH, BEAMS, STEPS, BATCH = 3, 3, 2, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one output is from PyTorch.
+
+    Attributes:
+        output: What was compared.
+        largest: Largest absolute difference.
+        relative: ||ours - theirs|| / ||theirs||.
+        tolerance: The limit of `relative`.
+    """
+
+    output: str
+    largest: float
+    relative: float
+    tolerance: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields, for `bundle.json`."""
+        return asdict(self)
+
+
+def check_whisper(
+    folder: Path, precision: str, reference: WhisperForConditionalGeneration, sessions: SessionFactory
+) -> list[Difference]:
+    """Compare encoder and decoder with PyTorch.
+
+    Args:
+        folder: The bundle, which may still lack its CLIP.
+        precision: Of the graphs to check.
+        reference: The checkpoint in float32.
+        sessions: How to open the graphs.
+
+    Raises:
+        ParityError: An output is out of tolerance.
+    """
+    encoder, decoder = (folder / graph_path(name, precision) for name in ("encoder_model", "decoder_model"))
+    model = WhisperModel(folder / "whisper", encoder, decoder, sessions)
+    config = reference.config
+    random = np.random.default_rng(0)
+    frames = 2 * config.max_source_positions
+    features = random.normal(0.0, 0.5, (BATCH, config.num_mel_bins, frames)).astype(np.float32)
+    cross = model.encode(features)
+    with torch.inference_mode():
+        encoded = reference.model.encoder(torch.from_numpy(features)).last_hidden_state
+        keys, values = [], []
+        for i, layer in enumerate(reference.model.decoder.layers):
+            attention = layer.encoder_attn
+            for kind, project, ours in (("key", attention.k_proj, keys), ("value", attention.v_proj, values)):
+                theirs = project(encoded).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2).numpy()
+                got = cross.values[f"cross_{kind}_{i}"].numpy().astype(np.float32)
+                ours.append((got.swapaxes(2, 3) if kind == "key" else got, theirs))
+    differences = [
+        _difference("encoder_model cross-attention keys", keys, precision),
+        _difference("encoder_model cross-attention values", values, precision),
+        _difference(
+            "decoder_model log-probabilities",
+            list(_decoder_pairs(model, cross, reference, encoded)),
+            precision,
+        ),
+    ]
+    _require(differences, precision)
+    return differences
+
+
+def _decoder_pairs(
+    model: WhisperModel, cross: Any, reference: WhisperForConditionalGeneration, encoded: torch.Tensor
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Decode a prompt and some steps of beams that change places; yield our and PyTorch's log-probabilities."""
+    vocabulary = reference.config.vocab_size
+    random = np.random.default_rng(1)
+    texts = random.integers(vocabulary, size=(BATCH, 1, PROMPT_LENGTH))
+    mask = np.zeros((1, vocabulary), np.float32)
+    decoder = model.step_decoder(cross)
+    log_probs, tokens = decoder.prefill(np.ascontiguousarray(texts[:, 0]), mask, vocabulary)
+    yield _by_token(log_probs, tokens), _reference_log_probs(reference, encoded, texts)
+    parents = np.zeros((BATCH, BEAMS), np.int64)
+    for _ in range(STEPS):
+        new = random.integers(vocabulary, size=(BATCH, BEAMS))
+        texts = np.concatenate([texts[np.arange(BATCH)[:, None], parents], new[:, :, None]], axis=2)
+        log_probs, tokens = decoder.step(new, parents, mask, vocabulary)
+        yield _by_token(log_probs, tokens), _reference_log_probs(reference, encoded, texts)
+        parents = random.integers(BEAMS, size=(BATCH, BEAMS))
+
+
+def _by_token(log_probs: NDArray[np.float32], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Undo the sorting by probability: (batch, beams, vocabulary) in the order of token ids."""
+    ordered = np.empty_like(log_probs)
+    np.put_along_axis(ordered, tokens, log_probs, axis=2)
+    return ordered
+
+
+def _reference_log_probs(
+    reference: WhisperForConditionalGeneration, encoded: torch.Tensor, texts: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return log-probabilities of the next token of (batch, beams, length) texts, each run whole."""
+    batch, beams, length = texts.shape
+    with torch.inference_mode():
+        logits = reference(
+            encoder_outputs=(encoded.repeat_interleave(beams, dim=0),),
+            decoder_input_ids=torch.from_numpy(texts.reshape(batch * beams, length)),
+        ).logits[:, -1]
+        result: NDArray[np.float32] = logits.log_softmax(dim=-1).reshape(batch, beams, -1).numpy()
+    return result
+
+
+def check_clip(
+    folder: Path, precision: str, reference: CLIPModel, sessions: SessionFactory
+) -> list[Difference]:
+    """Compare both CLIP towers with PyTorch; arguments as of `check_whisper`.
+
+    Raises:
+        ParityError: An output is out of tolerance.
+    """
+    text = sessions.open(folder / graph_path("text_model", precision))
+    vision = sessions.open(folder / graph_path("vision_model", precision))
+    random = np.random.default_rng(2)
+    size = reference.config.vision_config.image_size
+    pixels = random.normal(size=(BATCH, 3, size, size)).astype(np.float32)
+    half = vision.get_inputs()[0].type == "tensor(float16)"
+    (image_embeds,) = vision.run(
+        ["image_embeds"], {"pixel_values": pixels.astype(np.float16 if half else np.float32)}
+    )
+    tokens = ClipTokens.from_folder(folder / "clip")
+    pairs = []
+    with torch.inference_mode():
+        images = reference.get_image_features(pixel_values=torch.from_numpy(pixels))
+        for batch in tokens.batches(["a", "two words", "an image showing a longer text " * 20], 2):
+            (ours,) = text.run(["text_embeds"], {"input_ids": batch.input_ids})
+            theirs = reference.get_text_features(
+                input_ids=torch.from_numpy(batch.input_ids),
+                attention_mask=torch.from_numpy(batch.attention_mask),
+            )
+            pairs.append((ours, torch.nn.functional.normalize(theirs).numpy()))
+    differences = [
+        _difference("text_model embeddings", pairs, precision),
+        _difference(
+            "vision_model embeddings",
+            [(image_embeds, torch.nn.functional.normalize(images).numpy())],
+            precision,
+        ),
+    ]
+    _require(differences, precision)
+    return differences
+
+
+def _difference(
+    output: str, pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]], precision: str
+) -> Difference:
+    largest = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
+    relative = max(float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)) for ours, theirs in pairs)
+    return Difference(output, largest, relative, TOLERANCE[precision])
+
+
+def _require(differences: list[Difference], precision: str) -> None:
+    for difference in differences:
+        # "not <=" refuses NaN as well
+        if not difference.relative <= difference.tolerance:
+            raise ParityError(
+                f"{precision}: {difference.output} differ from PyTorch by {difference.relative:.2e} "
+                f"(relative), more than {difference.tolerance:g}; leave this precision out (--precision) or report "
+                "the checkpoint"
+            )
