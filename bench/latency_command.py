@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,19 +87,29 @@ def _add_architecture_arguments(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write latency.json, print its tables."""
-    system = system_info()
-    started = datetime.now(UTC).isoformat(timespec="seconds")
     progress = sys.stderr.isatty()
     if args.bundle:
-        result = measure_bundle(bundle_settings(args), progress)
+        settings = bundle_settings(args)
+        report = make_report(lambda: measure_bundle(settings, progress))
     else:
-        result = measure_architecture(architecture_settings(args), progress)
-    report = {"schema": SCHEMA, "started": started, "system": system, **result}
-    report["warnings"] = warnings(report)
+        architecture = architecture_settings(args)
+        report = make_report(lambda: measure_architecture(architecture, progress))
     path = write_report(report, args.output)
     print(report_text(report))  # noqa: T201
     print(path)  # noqa: T201
     return EXIT_DONE
+
+
+def make_report(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Measure, and put the result between what the machine was like before and what it makes doubtful."""
+    report = {
+        "schema": SCHEMA,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "system": system_info(),
+        **measure(),
+    }
+    report["warnings"] = warnings(report)
+    return report
 
 
 def bundle_settings(args: argparse.Namespace) -> BundleSettings:
