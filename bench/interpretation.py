@@ -12,13 +12,13 @@ def describe_alpha(alpha: float) -> str:
     """Interpret the best alpha as the tuning notebook does, and say what lies between its cases."""
     if alpha == 0.0:
         return (
-            "The best α is 0: the picture does not help here. Look at how well pictures and texts fit, at the "
-            "transcript normalisation, and consider fine-tuning CLIP on this domain."
+            "The best α is 0: the picture does not help here. Look at how well pictures and texts fit, at "
+            "the transcript normalisation, and consider fine-tuning CLIP on this domain."
         )
     if alpha < USUAL_LOW:
         return (
-            f"The best α, {alpha:.3g}, is small but not 0: the picture helps. ASR scores are means per token, so "
-            "their softmax is nearly flat and a small weight of the sharper CLIP softmax already decides."
+            f"The best α, {alpha:.3g}, is small but not 0: the picture helps. ASR scores are means per "
+            "token, so their softmax is nearly flat and a small weight of the sharper CLIP softmax already decides."
         )
     if alpha <= USUAL_HIGH:
         return (
@@ -31,8 +31,8 @@ def describe_alpha(alpha: float) -> str:
             "about the same."
         )
     return (
-        f"The best α, {alpha:.3g}, is above 0.5: recognition struggles badly, and the picture does most of the "
-        "disambiguation."
+        f"The best α, {alpha:.3g}, is above 0.5: recognition struggles badly, and the picture does most of "
+        "the disambiguation."
     )
 
 
@@ -46,8 +46,8 @@ def describe_data(table: NBestTable) -> list[str]:
         )
     elif pictured < table.size:
         statements.append(
-            f"{table.size - pictured} of {table.size} utterances have no clip scores; they keep their best ASR "
-            "hypothesis at every α."
+            f"{table.size - pictured} of {table.size} utterances have no clip scores; they keep their best "
+            "ASR hypothesis at every α."
         )
     if int(table.sizes.max()) == 1:
         statements.append("Every list has one hypothesis: there is nothing to rescore. Use more beams.")
@@ -88,7 +88,7 @@ def describe_gain(confidence: Mapping[str, Any], controls: Mapping[str, Any]) ->
             statements.append("With the pictures shuffled among utterances the gain is gone.")
         else:
             statements.append(
-                "With the pictures shuffled among utterances a part of the gain stays: it does not come from the "
-                "right picture alone, but also from what CLIP's text encoder prefers."
+                "With the pictures shuffled among utterances a part of the gain stays: it does not come from "
+                "the right picture alone, but also from what CLIP's text encoder prefers."
             )
     return statements

@@ -1,4 +1,4 @@
-"""The notebook's `tune_alpha`: same arguments, same keys, every text encoded once instead of once an alpha."""
+"""The notebook's `tune_alpha`: same arguments and keys, every text encoded once, not once an alpha."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -84,7 +84,8 @@ def _recognise(pipeline: NBestPipeline, number: int, sample: Mapping[str, Any]) 
     reference = sample.get("reference")
     if audio is None or not isinstance(reference, str):
         raise SettingsError(
-            f"sample {number} has {', '.join(map(str, sample)) or 'nothing'}; expected audio_array and reference (a text)"
+            f"sample {number} has {', '.join(map(str, sample)) or 'nothing'}; "
+            "expected audio_array and reference (a text)"
         )
     hypotheses = pipeline.generate_nbest(audio, sample.get("sr", 16000))
     image_id, image_path = sample.get("image_id"), sample.get("image_path")

@@ -21,12 +21,13 @@ from bench.tune_options import TuneOptions
 
 ASR_TEMPERATURES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 CLIP_SCALES: Final = (6.25, 12.5, 25.0, 50.0, 100.0, 200.0)
+NOTEBOOK_SCALES: Final = (1.0, 100.0)
 
 
-def _quality(surface: ErrorSurface) -> tuple[int, float]:
-    """Order of preference: fewest errors, then the widest range of alpha that reaches them."""
+def _quality(surface: ErrorSurface, is_notebook: bool) -> tuple[int, float]:
+    """Order of preference: fewest errors, then the notebook's scales, then the widest best range of alpha."""
     widest = surface.widest_best_range()
-    return surface.best_errors, widest.low - widest.high
+    return surface.best_errors, -np.inf if is_notebook else widest.low - widest.high
 
 
 def tune_scale(table: NBestTable, options: TuneOptions) -> dict[str, Any] | None:
@@ -39,22 +40,25 @@ def tune_scale(table: NBestTable, options: TuneOptions) -> dict[str, Any] | None
     best: tuple[tuple[int, float], float, float, float] | None = None
     best_of_fold: list[tuple[tuple[int, float], int]] = [((np.iinfo(np.int64).max, 0.0), 0)] * count
     grid = []
-    # The notebook's own scales first, so that they win a tie.
-    for temperature, scale in sorted(product(ASR_TEMPERATURES, CLIP_SCALES), key=lambda s: s != (1.0, 100.0)):
+    for temperature, scale in product(ASR_TEMPERATURES, CLIP_SCALES):
+        is_notebook = (temperature, scale) == NOTEBOOK_SCALES
         lines = fusion_lines(table, asr_temperature=temperature, clip_scale=scale)
         steps = trace_steps(lines)
         surface = error_surface(steps, table.errors, table.reference_words)
         alpha = exact_alpha(surface)
         rate = error_rate(surface.best_errors, table.total_words)
         grid.append({"asr_temperature": temperature, "clip_scale": scale, "alpha": alpha, "wer": rate})
-        if best is None or _quality(surface) < best[0]:
-            best = (_quality(surface), temperature, scale, alpha)
+        if best is None or _quality(surface, is_notebook) < best[0]:
+            best = (_quality(surface, is_notebook), temperature, scale, alpha)
         for fold in range(count):
             weights = (index != fold).astype(np.int64)
             inner = error_surface(steps, table.errors, table.reference_words, weights)
-            if _quality(inner) < best_of_fold[fold][0]:
+            if _quality(inner, is_notebook) < best_of_fold[fold][0]:
                 chosen = lines.choices(exact_alpha(inner))
-                best_of_fold[fold] = (_quality(inner), int(table.errors[chosen][index == fold].sum()))
+                best_of_fold[fold] = (
+                    _quality(inner, is_notebook),
+                    int(table.errors[chosen][index == fold].sum()),
+                )
     assert best is not None  # the grid is not empty
     held_out = sum(errors for _, errors in best_of_fold)
     return {

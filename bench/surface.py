@@ -85,8 +85,8 @@ class ErrorSurface:
                 BestRange(
                     low=float(self.breakpoints[begin // 2]),
                     high=float(self.breakpoints[(end + 1) // 2]),
-                    includes_low=begin % 2 == 0,
-                    includes_high=end % 2 == 0,
+                    includes_low=bool(begin % 2 == 0),
+                    includes_high=bool(end % 2 == 0),
                 )
             )
         return ranges
