@@ -16,16 +16,16 @@ from torch import Tensor, nn
 Axes = dict[str, dict[int, str]]
 
 
-class GraphConfig(OnnxConfig):
+class GraphConfig(OnnxConfig):  # type: ignore[misc]  # Optimum is not typed
     """What the four configurations share: graphs are plain modules that need no patching."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
     DEFAULT_ONNX_OPSET = 18
 
-    def __init__(self, graph: nn.Module) -> None:
+    def __init__(self, graph: Any) -> None:
         super().__init__(graph.config)
         self.graph = graph
-        self.float_type = next(graph.parameters()).dtype
+        self.float_type: torch.dtype = next(graph.parameters()).dtype
 
     @property
     def inputs(self) -> Axes:
@@ -38,8 +38,10 @@ class GraphConfig(OnnxConfig):
 
     @contextlib.contextmanager
     def patch_model_for_export(
-        self, model: nn.Module, model_kwargs: dict[str, Any] | None = None
-    ) -> Iterator[None]:  # noqa: ARG002
+        self,
+        model: nn.Module,  # noqa: ARG002
+        model_kwargs: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> Iterator[None]:
         """Patch nothing: the graphs are written to be traced."""
         yield
 
@@ -49,13 +51,16 @@ class WhisperEncoderConfig(GraphConfig):
 
     @property
     def inputs(self) -> Axes:
+        """Input names in the order of `forward`, each with its dynamic axes."""
         return {"input_features": {0: "batch"}}
 
     @property
     def outputs(self) -> Axes:
+        """Output names in their order, each with its dynamic axes."""
         return cross_axes(self.graph.config.decoder_layers)
 
     def generate_dummy_inputs(self, framework: str = "pt", **kwargs: Any) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return example inputs for the tracer, every dynamic axis at a length of its own."""
         config = self.graph.config
         shape = (2, config.num_mel_bins, 2 * config.max_source_positions)
         return {"input_features": torch.randn(shape, dtype=self.float_type)}
@@ -66,6 +71,7 @@ class WhisperDecoderConfig(GraphConfig):
 
     @property
     def inputs(self) -> Axes:
+        """Input names in the order of `forward`, each with its dynamic axes."""
         return {
             "input_ids": {0: "batch", 1: "queries"},
             "positions": {0: "queries"},
@@ -79,6 +85,7 @@ class WhisperDecoderConfig(GraphConfig):
 
     @property
     def outputs(self) -> Axes:
+        """Output names in their order, each with its dynamic axes."""
         best = {0: "batch", 1: "outputs", 2: "top_k"}
         return {
             "log_probs": best,
@@ -87,6 +94,7 @@ class WhisperDecoderConfig(GraphConfig):
         }
 
     def generate_dummy_inputs(self, framework: str = "pt", **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
+        """Return example inputs for the tracer, every dynamic axis at a length of its own."""
         config = self.graph.config
         batch, queries, cached = 2, 3, 4
         heads = config.decoder_attention_heads
@@ -119,13 +127,16 @@ class ClipTextConfig(GraphConfig):
 
     @property
     def inputs(self) -> Axes:
+        """Input names in the order of `forward`, each with its dynamic axes."""
         return {"input_ids": {0: "batch", 1: "length"}}
 
     @property
     def outputs(self) -> Axes:
+        """Output names in their order, each with its dynamic axes."""
         return {"text_embeds": {0: "batch"}}
 
     def generate_dummy_inputs(self, framework: str = "pt", **kwargs: Any) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return example inputs for the tracer, every dynamic axis at a length of its own."""
         text = self.graph.config.text_config
         length = min(7, text.max_position_embeddings)
         return {"input_ids": torch.randint(text.vocab_size, (2, length))}
@@ -136,13 +147,16 @@ class ClipVisionConfig(GraphConfig):
 
     @property
     def inputs(self) -> Axes:
+        """Input names in the order of `forward`, each with its dynamic axes."""
         return {"pixel_values": {0: "batch"}}
 
     @property
     def outputs(self) -> Axes:
+        """Output names in their order, each with its dynamic axes."""
         return {"image_embeds": {0: "batch"}}
 
     def generate_dummy_inputs(self, framework: str = "pt", **kwargs: Any) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return example inputs for the tracer, every dynamic axis at a length of its own."""
         size = self.graph.image_size
         return {"pixel_values": torch.randn(2, 3, size, size, dtype=self.float_type)}
 

@@ -1,7 +1,7 @@
 """int8 for CPUs: dynamic quantisation of the products with constant weights, and one for the embedding.
 
-Weights are int8 with one scale per output channel; activations are quantised at run time (uint8, one scale per
-tensor). Attention products stay float32: their operands are both activations.
+Weights are int8 with one scale per output channel; activations are quantised at run time (uint8, one scale
+per tensor). Attention products stay float32: their operands are both activations.
 """
 
 import logging

@@ -11,6 +11,8 @@ They compute what `WhisperForConditionalGeneration` computes, cut where the runt
   a vocabulary of logits.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
@@ -44,7 +46,7 @@ def merged_linear(parts: list[nn.Linear], scales: list[float] | None = None) -> 
 class EncoderLayer(nn.Module):
     """One encoder layer with queries, keys and values projected in a single product."""
 
-    def __init__(self, layer: nn.Module, form: AttentionForm) -> None:
+    def __init__(self, layer: Any, form: AttentionForm) -> None:
         super().__init__()
         attention: WhisperAttention = layer.self_attn
         self.form = form
@@ -56,9 +58,11 @@ class EncoderLayer(nn.Module):
         self.fc1, self.fc2, self.activation = layer.fc1, layer.fc2, layer.activation_fn
 
     def forward(self, states: Tensor) -> Tensor:
+        """Map hidden states (batch, positions, width) to hidden states of the same shape."""
         query, key, value = self.heads.parts(self.qkv(self.attention_norm(states)))
         states = states + self.out(self_attention(query, key, value, self.heads, self.form))
-        return states + self.fc2(self.activation(self.fc1(self.mlp_norm(states))))
+        mlp: Tensor = self.fc2(self.activation(self.fc1(self.mlp_norm(states))))
+        return states + mlp
 
 
 class EncoderGraph(nn.Module):
@@ -103,7 +107,7 @@ class EncoderGraph(nn.Module):
 class DecoderLayer(nn.Module):
     """One decoder layer over the append-only cache, beams folded into the query axis."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         own: WhisperAttention = layer.self_attn
         cross: WhisperAttention = layer.encoder_attn
@@ -126,6 +130,20 @@ class DecoderLayer(nn.Module):
         cross_key: Tensor,
         cross_value: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the layer.
+
+        Args:
+            states: (batch, queries, width).
+            mask: (batch, 1, queries, cached + queries), added to the self-attention scores.
+            past_key: (batch, heads, cached, head_dim).
+            past_value: Same shape.
+            cross_key: (batch, heads, head_dim, positions).
+            cross_value: (batch, heads, positions, head_dim).
+
+        Returns:
+            The new states (batch, queries, width), and key and value grown to
+            (batch, heads, cached + queries, head_dim).
+        """
         heads = self.heads
         query, key, value = (heads.split(part) for part in heads.parts(self.qkv(self.self_norm(states))))
         key, value = torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)

@@ -42,8 +42,8 @@ class FirstPosition:
     """What the decoder says right after `<|startoftranscript|>`.
 
     Attributes:
-        no_speech_prob: Probability of `<|nospeech|>` for each utterance, (N,); NaN where the checkpoint has no
-            such token.
+        no_speech_prob: Probability of `<|nospeech|>` for each utterance, (N,); NaN where the checkpoint has
+            no such token.
         languages: Most probable language code of each utterance; None for an English-only checkpoint.
     """
 
@@ -81,8 +81,8 @@ class WhisperModel:
     @classmethod
     def of_bundle(cls, bundle: Bundle, precision: str, sessions: SessionFactory) -> "WhisperModel":
         """Open the Whisper of a bundle."""
-        graphs = (bundle.graph(name, precision) for name in ("encoder_model", "decoder_model"))
-        return cls(bundle.whisper, *graphs, sessions)
+        encoder, decoder = (bundle.graph(name, precision) for name in ("encoder_model", "decoder_model"))
+        return cls(bundle.whisper, encoder, decoder, sessions)
 
     def encode(self, features: NDArray[np.float32]) -> CrossAttention:
         """Run the encoder.
@@ -191,8 +191,8 @@ class OnnxStepDecoder:
     """`StepDecoder` over the decoder graph; cache and cross-attention stay on the provider's device.
 
     The cache of an utterance is append-only: the prompt's P entries, then K entries a step, one of each beam.
-    Which of them a beam descends from is a row of `_lineage`, an additive mask over the cache. Reordering beams
-    reorders these rows and nothing else.
+    Which of them a beam descends from is a row of `_lineage`, an additive mask over the cache. Reordering
+    beams reorders these rows and nothing else.
     """
 
     def __init__(
@@ -327,6 +327,6 @@ def _require_names(session: ort.InferenceSession, expected: Iterable[str], graph
     missing = sorted(set(expected) - {node.name for node in session.get_inputs()})
     if missing:
         raise BundleError(
-            f"{graph} has no input {', '.join(missing)}: encoder and decoder are of different models or versions; "
-            "export the bundle again"
+            f"{graph} has no input {', '.join(missing)}: encoder and decoder are of different models or "
+            "versions; export the bundle again"
         )
