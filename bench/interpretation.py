@@ -18,7 +18,7 @@ def describe_alpha(alpha: float) -> str:
     if alpha < USUAL_LOW:
         return (
             f"The best α, {alpha:.3g}, is small but not 0: the picture helps. ASR scores are means per "
-            "token, so their softmax is nearly flat and a small weight of the sharper CLIP softmax already decides."
+            "token, so their softmax is nearly flat, and a small weight of the sharper CLIP softmax decides."
         )
     if alpha <= USUAL_HIGH:
         return (
