@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.fusion_lines import fusion_lines, trace_steps
-from bench.nbest_records import NBestHypothesis, NBestUtterance
+from bench.nbest_records import NBestUtterance
 from bench.nbest_table import NBestTable, build_table
 from bench.normalizers import Normalizer
 from bench.scoring import error_rate
@@ -174,28 +174,3 @@ def first_changes(
     by_id = {utterance.id: utterance for utterance in candidate}
     pairs = [(old.id, _first(old) or "", _first(by_id[old.id]) or "") for old in reference]
     return [(name, old, new) for name, old, new in pairs if old != new][:limit]
-
-
-def nbest_utterance(
-    source: Any, texts: Sequence[str], scores: Sequence[float], cosines: Sequence[float] | None
-) -> NBestUtterance:
-    """Build an n-best record from a manifest row and what was recognised.
-
-    Args:
-        source: The manifest's `Utterance`.
-        texts: Distinct hypotheses, best first.
-        scores: ASR scores.
-        cosines: Cosines with the picture; None without one.
-    """
-    clip = [None] * len(texts) if cosines is None else [float(value) for value in cosines]
-    hypotheses = tuple(
-        NBestHypothesis(text, score, cosine) for text, score, cosine in zip(texts, scores, clip, strict=True)
-    )
-    return NBestUtterance(
-        id=source.id,
-        reference=source.reference,
-        speaker=source.speaker,
-        group=source.group,
-        image_id=source.image_id,
-        hypotheses=hypotheses,
-    )

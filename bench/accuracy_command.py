@@ -1,32 +1,27 @@
 """`python -m bench accuracy`: is another precision as accurate as the reference?"""
 
 import argparse
-import gc
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from bench.accuracy import compare_accuracy, first_changes, nbest_utterance
+from bench.accuracy import compare_accuracy, first_changes
 from bench.latency_command import write_report
 from bench.manifest import Utterance, read_manifest
 from bench.nbest_file import read_nbest
 from bench.nbest_records import NBestUtterance
 from bench.normalizers import normalizer
+from bench.recognition import write_nbest
 from bench.system_info import system_info
 from runtime.bundle import Bundle
 from runtime.console import EXIT_DONE, EXIT_FAULT
 from runtime.errors import SettingsError
-from runtime.fusion import to_caption_style
 from runtime.pipeline import MultimodalASR
 
 SCHEMA = "earsight.accuracy/1"
 FILE_NAME = "accuracy.json"
 SHOWN_CHANGES = 10
-BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +127,11 @@ def _from_bundle(args: argparse.Namespace) -> Lists:
 
 def recognise(
     args: argparse.Namespace, bundle: Bundle, precision: str, utterances: Sequence[Utterance]
-) -> list[NBestUtterance]:
-    """Recognise all utterances on the CPU in one precision, with cosines where there is a picture."""
+) -> Sequence[NBestUtterance]:
+    """Recognise all utterances on the CPU in one precision; the n-best file stays in the output folder.
+
+    The pipeline is gone at the end: two precisions of a large model need not fit into memory together.
+    """
     asr = MultimodalASR(
         bundle,
         num_beams=args.beams,
@@ -143,36 +141,7 @@ def recognise(
         threads=args.threads,
         image_cache=args.image_cache,
     )
-    records = []
-    starts = range(0, len(utterances), BATCH)
-    for start in tqdm(starts, disable=None if sys.stderr.isatty() else True, unit="batch", desc=precision):
-        batch = utterances[start : start + BATCH]
-        for utterance, entries in zip(
-            batch, asr.generate_nbest_batch([row.audio for row in batch]), strict=True
-        ):
-            texts = [entry.text for entry in entries]
-            records.append(
-                nbest_utterance(
-                    utterance, texts, [entry.score for entry in entries], _cosines(asr, utterance, texts)
-                )
-            )
-    del asr
-    gc.collect()  # two precisions of a large model need not fit into memory together
-    return records
-
-
-def _cosines(asr: MultimodalASR, utterance: Utterance, texts: Sequence[str]) -> Sequence[float] | None:
-    """Return cosines with the utterance's picture; None without one."""
-    if not texts or (utterance.image is None and utterance.image_id is None):
-        return None
-    embedding, reason = asr.image_embedding(utterance.image_id, utterance.image)
-    if embedding is None:
-        raise SettingsError(
-            f"utterance {utterance.id!r}: {reason}; give --image-cache or correct the manifest"
-        )
-    return [
-        float(value) for value in asr.clip_similarity(embedding, [to_caption_style(text) for text in texts])
-    ]
+    return write_nbest(asr, utterances, args.output / f"{precision}.jsonl", resume=False).utterances
 
 
 def summary(result: dict[str, Any]) -> str:
