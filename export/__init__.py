@@ -1,1 +1,4 @@
-"""Conversion of Whisper and CLIP checkpoints to one bundle of ONNX graphs; needs torch, the runtime does not."""
+"""Conversion of Whisper and CLIP checkpoints to one bundle of ONNX graphs.
+
+Needs torch; the runtime does not.
+"""

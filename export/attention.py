@@ -1,4 +1,4 @@
-"""Scaled dot-product attention that leaves PyTorch either as standard ONNX operators or as one fused operator.
+"""Scaled dot-product attention that leaves PyTorch as standard ONNX operators or as one fused operator.
 
 The fused form is `com.microsoft.MultiHeadAttention`: on CPU it is a flash attention that never writes the
 (positions x positions) score matrix to memory. TensorRT parses standard operators only.
@@ -84,17 +84,20 @@ class Heads:
 
     def split(self, states: Tensor) -> Tensor:
         """Turn (batch, length, width) into (batch, count, length, size)."""
-        heads: Tensor = _ReshapeTail.apply(states, (self.count, self.size))
+        heads: Tensor = _ReshapeTail.apply(states, (self.count, self.size))  # type: ignore[no-untyped-call]
         return heads.transpose(1, 2)
 
     def merge(self, states: Tensor) -> Tensor:
         """Turn (batch, count, length, size) into (batch, length, width)."""
-        merged: Tensor = _ReshapeTail.apply(states.transpose(1, 2), (self.width,))
+        merged: Tensor = _ReshapeTail.apply(  # type: ignore[no-untyped-call]
+            states.transpose(1, 2), (self.width,)
+        )
         return merged
 
     def parts(self, states: Tensor) -> tuple[Tensor, ...]:
         """Cut (batch, length, n * width) into n tensors (batch, length, width)."""
-        return states.split(self.width, dim=-1)
+        parts: tuple[Tensor, ...] = torch.split(states, self.width, dim=-1)  # type: ignore[no-untyped-call]
+        return parts
 
 
 def self_attention(
@@ -114,7 +117,9 @@ def self_attention(
         (batch, length, width).
     """
     if form is AttentionForm.FUSED:
-        attended: Tensor = _FusedAttention.apply(query, key, value, heads, causal)
+        attended: Tensor = _FusedAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, heads, causal
+        )
         return attended
     scores = heads.split(query * heads.size**-0.5) @ heads.split(key).transpose(2, 3)
     if causal:

@@ -1,7 +1,8 @@
 """From two checkpoints to one bundle, written whole or not at all.
 
-Everything is built in a folder beside the target, checked there against PyTorch, and renamed at the end. What a
-killed export leaves behind is a folder that no runtime opens, and that the next export of the same target removes.
+Everything is built in a folder beside the target, checked there against PyTorch, and renamed at the end.
+What a killed export leaves behind is a folder that no runtime opens, and that the next export of the same
+target removes.
 """
 
 import fcntl
@@ -27,7 +28,7 @@ from runtime.errors import BundleError, OutputError, SettingsError
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
-EXPORTER_REVISION: Final = 1
+EXPORTER_REVISION: Final = 2
 PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
 
 
@@ -53,7 +54,8 @@ class ExportRequest:
         unknown = [precision for precision in self.precisions if precision not in PRECISIONS]
         if unknown or not self.precisions:
             raise SettingsError(
-                f"precisions are {','.join(self.precisions) or 'empty'}; expected some of {','.join(PRECISIONS)}"
+                f"precisions are {','.join(self.precisions) or 'empty'}; "
+                f"expected some of {','.join(PRECISIONS)}"
             )
 
     def identity(self) -> dict[str, Any]:
@@ -97,7 +99,8 @@ def write_bundle(request: ExportRequest) -> tuple[Bundle, bool]:
                 return present, False
             if request.output.exists() and not (request.overwrite or (request.output / MANIFEST).is_file()):
                 raise OutputError(
-                    f"{request.output} exists and is no bundle; name another --output, or replace it with --overwrite"
+                    f"{request.output} exists and is no bundle; name another --output, or replace it "
+                    "with --overwrite"
                 )
             building = _beside(request.output, "building")
             shutil.rmtree(building, ignore_errors=True)

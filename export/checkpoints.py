@@ -69,8 +69,8 @@ def load_whisper(source: Source) -> WhisperForConditionalGeneration:
     config = model.config
     if config.d_model % config.decoder_attention_heads or config.d_model % config.encoder_attention_heads:
         raise CheckpointError(
-            f"{source.name}: width {config.d_model} cannot be divided among {config.encoder_attention_heads} encoder "
-            f"and {config.decoder_attention_heads} decoder heads"
+            f"{source.name}: width {config.d_model} cannot be divided among "
+            f"{config.encoder_attention_heads} encoder and {config.decoder_attention_heads} decoder heads"
         )
     return model.eval()
 

@@ -20,7 +20,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Convert a Whisper and a CLIP checkpoint to one bundle of ONNX graphs, each checked against PyTorch.",
+        description="Convert a Whisper and a CLIP checkpoint to one bundle of ONNX graphs, each checked "
+        "against PyTorch.",
         epilog="`python -m export engines --help` builds TensorRT engines of a bundle ahead.",
     )
     parser.add_argument(
@@ -34,7 +35,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--architecture",
         metavar="NAME",
-        help="instead of --whisper: random weights of a published architecture (whisper-small, …), for measuring",
+        help="instead of --whisper: random weights of a published architecture (whisper-small, …), "
+        "for measuring",
     )
     parser.add_argument(
         "--clip-architecture",
@@ -48,7 +50,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="LIST",
         help=f"comma-separated, of {','.join(PRECISIONS)} (default %(default)s; int8 for CPUs, fp16 for GPUs)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is no bundle")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an output folder that is no bundle"
+    )
     parser.add_argument("--verbose", action="store_true", help="log what the libraries have to say")
     args = parser.parse_args(argv)
     if args.architecture and args.whisper:
@@ -91,7 +95,8 @@ def _summary(bundle: Bundle) -> str:
     lines = [f"{bundle.folder}: {len(bundle.manifest['files'])} files, {size / 1e6:.1f} MB"]
     lines.append(f"{'against PyTorch':<45}{'relative error':>16}{'largest':>12}{'tolerance':>12}")
     lines += [
-        f"{precision:<5} {item['output']:<39}{item['relative']:>16.2e}{item['largest']:>12.2e}{item['tolerance']:>12.0e}"
+        f"{precision:<5} {item['output']:<39}{item['relative']:>16.2e}"
+        f"{item['largest']:>12.2e}{item['tolerance']:>12.0e}"
         for precision, differences in bundle.manifest["parity"].items()
         for item in differences
     ]

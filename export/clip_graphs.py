@@ -1,4 +1,6 @@
-"""The two CLIP towers with projection and normalisation, as PyTorch modules of the checkpoint's own weights."""
+"""The two CLIP towers with projection and normalisation, as PyTorch modules of the checkpoint's weights."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ LEGACY_EOS_TOKEN_ID = 2
 class ClipLayer(nn.Module):
     """One transformer layer with queries, keys and values projected in a single product."""
 
-    def __init__(self, layer: nn.Module, form: AttentionForm, causal: bool) -> None:
+    def __init__(self, layer: Any, form: AttentionForm, causal: bool) -> None:
         super().__init__()
         attention = layer.self_attn
         self.form, self.causal = form, causal
@@ -25,6 +27,7 @@ class ClipLayer(nn.Module):
         self.out = attention.out_proj
 
     def forward(self, states: Tensor) -> Tensor:
+        """Map hidden states (batch, length, width) to hidden states of the same shape."""
         query, key, value = self.heads.parts(self.qkv(self.norm1(states)))
         attended = self_attention(query, key, value, self.heads, self.form, self.causal)
         states = states + self.out(attended)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from optimum.exporters.onnx import export as optimum_export
+from torch.jit._trace import TracerWarning
 
 from export.attention import AttentionForm
 from export.clip_graphs import TextGraph, VisionGraph
@@ -71,7 +72,8 @@ def write_graphs(
     Args:
         model: The checkpoint in float32; not changed.
         kinds: Its graphs by name.
-        precision: "fp32"; "int8", made of the fp32 graphs, which must be there; "fp16", of standard operators only.
+        precision: "fp32"; "int8", made of the fp32 graphs, which must be there; "fp16", of standard
+            operators only.
         folder: The bundle that is being built.
     """
     if precision == "fp16":
@@ -90,10 +92,10 @@ def write_graphs(
 
 def _trace(graph: torch.nn.Module, config: type[GraphConfig], target: Path) -> None:
     with warnings.catch_warnings():
-        # The tracing exporter is deprecated in favour of one that optimum-onnx does not use yet, and it warns of
-        # every Python number that becomes a constant, which the graphs intend.
+        # The tracing exporter is deprecated in favour of one that optimum-onnx does not use yet, and it warns
+        # of every Python number that becomes a constant, which the graphs intend.
         warnings.simplefilter("ignore", category=DeprecationWarning)
-        warnings.simplefilter("ignore", category=torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", category=TracerWarning)
         # Axes are named by our configurations, so that the extra run that guesses static ones is not needed.
         optimum_export(graph, config(graph), target, opset=OPSET, disable_dynamic_axes_fix=True)
 

@@ -108,7 +108,7 @@ class WhisperDecoderConfig(GraphConfig):
         cross = [
             random(batch, heads, *shape)
             for _ in range(config.decoder_layers)
-            for shape in ((head_dim, source), (source, head_dim))
+            for shape in ((source, head_dim), (head_dim, source))
         ]
         return {
             "input_ids": torch.randint(config.vocab_size, (batch, queries)),

@@ -31,8 +31,8 @@ CONSTANT_INPUTS: Final = MappingProxyType(
 )
 _LISTED: Final = 8  # operators named in a message
 
-# Operators of transformers that the parser of TensorRT 10 takes (onnx-tensorrt 10.1, docs/operators.md). This is
-# what the graphs may need, not all that TensorRT can do.
+# Operators of transformers that the parser of TensorRT 10 takes (onnx-tensorrt 10.1, docs/operators.md). This
+# is what the graphs may need, not all that TensorRT can do.
 # fmt: off
 TENSORRT_OPERATORS: Final = frozenset({
     "Add", "And", "ArgMax", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv",
@@ -55,7 +55,8 @@ def check_tensorrt_operators(model: str | Path | onnx.ModelProto) -> None:
 
     Raises:
         ProviderError: It has control flow, an operator of another domain or one that is not known to run,
-            axes that are computed, or an opset that TensorRT's parser does not read. The message names all that is in the way.
+            axes that are computed, or an opset that TensorRT's parser does not read. The message names all
+            that is in the way.
     """
     proto = model if isinstance(model, onnx.ModelProto) else onnx.load(str(model), load_external_data=False)
     name = proto.graph.name if isinstance(model, onnx.ModelProto) else Path(model).name

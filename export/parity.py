@@ -72,13 +72,14 @@ def check_whisper(
     cross = model.encode(features)
     with torch.inference_mode():
         encoded = reference.model.encoder(torch.from_numpy(features)).last_hidden_state
-        keys, values = [], []
+        keys: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        values: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         for i, layer in enumerate(reference.model.decoder.layers):
             attention = layer.encoder_attn
             for kind, project, ours in (("key", attention.k_proj, keys), ("value", attention.v_proj, values)):
                 theirs = project(encoded).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2).numpy()
                 got = cross.values[f"cross_{kind}_{i}"].numpy().astype(np.float32)
-                ours.append((got.swapaxes(2, 3) if kind == "key" else got, theirs))
+                ours.append((got.swapaxes(2, 3) if kind == "value" else got, theirs))
     differences = [
         _difference("encoder_model cross-attention keys", keys, precision),
         _difference("encoder_model cross-attention values", values, precision),
@@ -187,6 +188,6 @@ def _require(differences: list[Difference], precision: str) -> None:
         if not difference.relative <= difference.tolerance:
             raise ParityError(
                 f"{precision}: {difference.output} differ from PyTorch by {difference.relative:.2e} "
-                f"(relative), more than {difference.tolerance:g}; leave this precision out (--precision) or report "
-                "the checkpoint"
+                f"(relative), more than {difference.tolerance:g}; leave this precision out (--precision) "
+                "or report the checkpoint"
             )

@@ -89,8 +89,8 @@ class EncoderGraph(nn.Module):
             input_features: (batch, mels, 2 * positions), log-mel.
 
         Returns:
-            For every decoder layer the key (batch, heads, head_dim, positions), already transposed for
-            the product with queries, and the value (batch, heads, positions, head_dim).
+            For every decoder layer the key (batch, heads, positions, head_dim) and the value, already
+            transposed for its product, (batch, heads, head_dim, positions).
         """
         gelu = nn.functional.gelu
         states = gelu(self.conv2(gelu(self.conv1(input_features)))).transpose(1, 2) + self.positions
@@ -100,7 +100,7 @@ class EncoderGraph(nn.Module):
         outputs: list[Tensor] = []
         for projection in self.cross:
             key, value = self.heads.parts(projection(states))
-            outputs += [self.heads.split(key).transpose(2, 3), self.heads.split(value)]
+            outputs += [self.heads.split(key), self.heads.split(value).transpose(2, 3)]
         return tuple(outputs)
 
 
@@ -150,7 +150,11 @@ class DecoderLayer(nn.Module):
         scores = query @ key.transpose(2, 3) + mask
         states = states + self.self_out(heads.merge(scores.softmax(dim=-1) @ value))
         query = heads.split(self.cross_query(self.cross_norm(states)))
-        states = states + self.cross_out(heads.merge((query @ cross_key).softmax(dim=-1) @ cross_value))
+        # Written as memory times queries: the few queries are the small operand, which the matrix product
+        # repacks, while keys and values are streamed once from where they are.
+        weights = (cross_key @ query.transpose(2, 3)).transpose(2, 3).softmax(dim=-1)
+        attended = (cross_value @ weights.transpose(2, 3)).transpose(2, 3)
+        states = states + self.cross_out(heads.merge(attended))
         states = states + self.fc2(self.activation(self.fc1(self.mlp_norm(states))))
         return states, key, value
 
@@ -191,8 +195,8 @@ class DecoderGraph(nn.Module):
                 after the log-softmax; minus infinity forbids a token.
             top_k: (1,) int64: how many continuations of each output.
             past: Cached key and value of every layer, each (batch, heads, cached, head_dim).
-            cross: Cross-attention key (batch, heads, head_dim, positions) and value
-                (batch, heads, positions, head_dim) of every layer.
+            cross: Cross-attention key (batch, heads, positions, head_dim) and value
+                (batch, heads, head_dim, positions) of every layer.
 
         Returns:
             log_probs float32 and tokens int64, each (batch, outputs, top_k), best first, then the grown

@@ -1,11 +1,12 @@
-"""The bundle: one folder with the graphs and settings of one Whisper and one CLIP, and `bundle.json` that vouches for it.
+"""The bundle: one folder with the graphs and settings of one Whisper and one CLIP.
 
-Nothing of a bundle is used before its hash has been compared with `bundle.json`.
+Its `bundle.json` vouches for every file. Nothing of a bundle is used before its hash has been compared with `bundle.json`.
 """
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
@@ -57,7 +58,7 @@ class Bundle:
     digest: str
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Bundle":
+    def open(cls, folder: str | PathLike[str]) -> "Bundle":
         """Read `bundle.json` and verify it and every settings file; graphs are verified when asked for.
 
         Raises:

@@ -135,7 +135,8 @@ def _pictures(places: Sequence[Path]) -> list[Path]:
             other = found.setdefault(path.name, path)
             if other != path:
                 raise ImageError(
-                    f"{other} and {path} have the same file name, which is the key of the cache; rename one of them"
+                    f"{other} and {path} have the same file name, which is the key of the cache; "
+                    "rename one of them"
                 )
     if not found:
         raise ImageNotFoundError(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from runtime.config_files import number_from, read_json_object
+from runtime.config_files import read_json_object, whole_number_from
 from runtime.errors import BundleError, BundleNotFoundError, SettingsError
 
 TOKENIZER_FILE: Final = "tokenizer.json"
@@ -70,14 +70,12 @@ class ClipTokens:
             BundleNotFoundError: One of the files is missing.
             BundleError: A file is damaged, or the tokenizer is no CLIP tokenizer.
         """
-        path = Path(folder) / TOKENIZER_FILE
-        config = read_json_object(Path(folder) / CONFIG_FILE)
+        path, config_path = Path(folder) / TOKENIZER_FILE, Path(folder) / CONFIG_FILE
+        config = read_json_object(config_path)
         text_config = config.get("text_config", config)
         if not isinstance(text_config, dict):
-            raise BundleError(f"{Path(folder) / CONFIG_FILE}: text_config is no object")
-        length = number_from(
-            text_config, "max_position_embeddings", 77, 3, MAX_CONTEXT, Path(folder) / CONFIG_FILE
-        )
+            raise BundleError(f"{config_path}: text_config is no object")
+        length = whole_number_from(text_config, "max_position_embeddings", 77, 3, MAX_CONTEXT, config_path)
         if not path.is_file():
             raise BundleNotFoundError(f"{path} is missing; export the bundle again")
         try:
@@ -92,9 +90,9 @@ class ClipTokens:
             raise BundleError(
                 f"{path}: the empty text has {len(bare)} tokens; expected two, start and end, as CLIP has"
             )
-        tokenizer.enable_truncation(int(length))
+        tokenizer.enable_truncation(length)
         pad_id = padding["pad_id"] if padding is not None else bare[1]
-        return cls(tokenizer, int(length), start_id=bare[0], end_id=bare[1], pad_id=int(pad_id))
+        return cls(tokenizer, length, start_id=bare[0], end_id=bare[1], pad_id=int(pad_id))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise.
@@ -104,8 +102,18 @@ class ClipTokens:
 
         Returns:
             For each text: start token, tokens, end token; at most `context_length` of them.
+
+        Raises:
+            SettingsError: A text is no string.
+            BundleError: The vocabulary lacks a character and has no token for unknown ones.
         """
-        return [encoding.ids for encoding in self.tokenizer.encode_batch([_clean(text) for text in texts])]
+        cleaned = [_clean(text) for text in texts]
+        try:
+            return [encoding.ids for encoding in self.tokenizer.encode_batch(cleaned)]
+        except Exception as error:  # the library raises the bare class
+            raise BundleError(
+                f"{TOKENIZER_FILE} cannot encode a text: {error}; export the bundle again"
+            ) from error
 
     def batches(self, texts: Sequence[str], batch_size: int = 64) -> Iterator[TextBatch]:
         """Tokenise and group by length, shortest first.

@@ -46,3 +46,17 @@ def number_from(
     if not lowest <= value <= highest:
         raise BundleError(f"{path}: {key} is {value}; expected {lowest:g} to {highest:g}")
     return value
+
+
+def whole_number_from(
+    config: dict[str, Any], key: str, default: int, lowest: int, highest: int, path: Path
+) -> int:
+    """As `number_from`, for whole numbers.
+
+    Raises:
+        BundleError: The value is no whole number or out of bounds.
+    """
+    value = number_from(config, key, default, lowest, highest, path)
+    if value != int(value):
+        raise BundleError(f"{path}: {key} is {value}; expected a whole number")
+    return int(value)

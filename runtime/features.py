@@ -7,12 +7,12 @@ one and the same value, so only those that touch the signal are transformed.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.config_files import number_from, read_json_object
+from runtime.config_files import number_from, read_json_object, whole_number_from
 from runtime.errors import AudioError, BundleError
 
 CONFIG_FILE: Final = "preprocessor_config.json"
@@ -69,22 +69,22 @@ class LogMelExtractor:
         """
         path = Path(folder) / CONFIG_FILE
         config = read_json_object(path)
-        sampling_rate = _whole(config, "sampling_rate", 16_000, 1_000, 192_000, path)
+        sampling_rate = whole_number_from(config, "sampling_rate", 16_000, 1_000, 192_000, path)
         chunk_length = number_from(config, "chunk_length", 30, 0.01, 600.0, path)
         dither = number_from(config, "dither", 0.0, 0.0, 1.0, path)
         if dither != 0.0:
             raise BundleError(
                 f"{path}: dither is {dither}; only 0 is supported, since dither makes results random"
             )
-        n_fft = _whole(config, "n_fft", 400, 2, 16_384, path)
-        hop_length = _whole(config, "hop_length", 160, 1, n_fft, path)
+        n_fft = whole_number_from(config, "n_fft", 400, 2, 16_384, path)
+        hop_length = whole_number_from(config, "hop_length", 160, 1, n_fft, path)
         n_samples = int(chunk_length * sampling_rate)
         if n_fft % 2:
             raise BundleError(f"{path}: n_fft is {n_fft}; expected an even number")
         if n_samples <= n_fft // 2 or n_samples < hop_length:
             raise BundleError(f"{path}: a window of {n_samples} samples is too short for n_fft {n_fft}")
         return cls(
-            n_mels=_whole(config, "feature_size", 80, 1, 1_024, path),
+            n_mels=whole_number_from(config, "feature_size", 80, 1, 1_024, path),
             sampling_rate=sampling_rate,
             hop_length=hop_length,
             n_fft=n_fft,
@@ -207,10 +207,3 @@ def _slaney_hertz(mels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _periodic_hann(length: int) -> npt.NDArray[np.float32]:
     angles = 2.0 * np.pi * np.arange(length) / length
     return np.asarray(0.5 - 0.5 * np.cos(angles), dtype=np.float32)
-
-
-def _whole(config: dict[str, Any], key: str, default: int, lowest: int, highest: int, path: Path) -> int:
-    value = number_from(config, key, default, lowest, highest, path)
-    if value != int(value):
-        raise BundleError(f"{path}: {key} is {value}; expected a whole number")
-    return int(value)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from runtime.config_files import number_from, read_json_object
+from runtime.config_files import number_from, read_json_object, whole_number_from
 from runtime.errors import BundleError, ImageError
 from runtime.image_files import ImageSource, load_image
 
@@ -59,7 +59,7 @@ class ImagePreprocessor:
         if _flag(config, "do_resize", path):
             shortest, resize_to = _resize_settings(config, path)
         crop_to = _crop_settings(config, path) if _flag(config, "do_center_crop", path) else None
-        code = int(number_from(config, "resample", Image.Resampling.BICUBIC, 0, 5, path))
+        code = whole_number_from(config, "resample", Image.Resampling.BICUBIC, 0, 5, path)
         return cls(shortest, resize_to, crop_to, Image.Resampling(code), _levels(config, path))
 
     def __call__(self, images: Sequence[ImageSource]) -> npt.NDArray[np.float32]:

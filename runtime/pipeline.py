@@ -138,8 +138,8 @@ class MultimodalASR:
         embedding = np.asarray(image_embedding, dtype=np.float32).reshape(-1)
         if embedding.size != self.text_encoder.dimension:
             raise SettingsError(
-                f"the image embedding has {embedding.size} values, this bundle's CLIP {self.text_encoder.dimension}; "
-                "write the cache again with `python -m runtime embed-images`"
+                f"the image embedding has {embedding.size} values, this bundle's CLIP "
+                f"{self.text_encoder.dimension}; write the cache again with `python -m runtime embed-images`"
             )
         similarity: NDArray[np.float32] = self.encode_texts(texts) @ embedding
         return similarity
@@ -243,8 +243,9 @@ class MultimodalASR:
         for key, embedding in embeddings.items():
             if np.size(embedding) != self.image_encoder.dimension:
                 raise ImageCacheError(
-                    f"the image cache holds {np.size(embedding)} values for {key!r}, this bundle's CLIP makes "
-                    f"{self.image_encoder.dimension}; write the cache again with `python -m runtime embed-images`"
+                    f"the image cache holds {np.size(embedding)} values for {key!r}, this bundle's CLIP "
+                    f"makes {self.image_encoder.dimension}; write the cache again with "
+                    "`python -m runtime embed-images`"
                 )
         return embeddings
 

@@ -12,7 +12,8 @@ class Hypothesis:
 
     Attributes:
         text: Decoded text without special tokens, stripped and lower-cased.
-        score: Mean log-probability per generated token (natural log; see `BeamSearchSettings.length_penalty`).
+        score: Mean log-probability per generated token (natural log; see
+            `BeamSearchSettings.length_penalty`).
         tokens: Generated token ids, prompt excluded, end-of-text included where it was generated.
     """
 

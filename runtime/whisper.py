@@ -28,8 +28,8 @@ class CrossAttention:
     """Keys and values of every decoder layer for N utterances, where the decoder's provider wants them.
 
     Attributes:
-        values: By graph name: `cross_key_{i}` (N, heads, head_dim, positions) and `cross_value_{i}`
-            (N, heads, positions, head_dim).
+        values: By graph name: `cross_key_{i}` (N, heads, positions, head_dim) and `cross_value_{i}`
+            (N, heads, head_dim, positions).
         batch: N.
     """
 
