@@ -103,8 +103,10 @@ def _with_cosines(
     columns: dict[str, Sequence[float | None]] = {}
     texts = asr.encode_texts([to_caption_style(h.text) for h in hypotheses]) if right is not None else None
     for name, picture in (("clip_score", right), ("clip_score_shuffled", wrong)):
-        known = texts is not None and picture is not None
-        columns[name] = (texts @ picture).astype(float).tolist() if known else [None] * len(hypotheses)
+        if texts is None or picture is None:
+            columns[name] = [None] * len(hypotheses)
+        else:
+            columns[name] = (texts @ picture).astype(float).tolist()
     return tuple(
         NBestHypothesis(
             text=hypothesis.text,
@@ -151,8 +153,8 @@ class PictureShelf:
                 return embedding
             if utterance.image is None:
                 raise ImageCacheError(
-                    f"line {utterance.line} ({utterance.id}): no key {utterance.image_id!r} in the image cache; "
-                    "give it with --image-cache, written by `python -m runtime embed-images`"
+                    f"line {utterance.line} ({utterance.id}): no key {utterance.image_id!r} in the image "
+                    "cache; give it with --image-cache, written by `python -m runtime embed-images`"
                 )
         if utterance.image is None:
             return None
