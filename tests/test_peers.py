@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -285,12 +286,20 @@ def test_conversion_runs_once(tmp_path):
     assert folder.stat().st_mtime_ns == before
 
 
-def test_drivers_import_no_engine():
-    import subprocess
-
+def test_drivers_import_no_engine_of_peers():
     code = (
         "import sys, bench.side_by_side, bench.peers.models;"
         "print([m for m in ('torch', 'transformers', 'ctranslate2', 'optimum', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_process_of_a_peer_does_not_carry_our_engine():
+    code = (
+        "import sys; from bench.peers.__main__ import bare_package; bare_package('runtime');"
+        "import bench.peers.worker;"
+        "print([m for m in ('onnxruntime', 'tokenizers', 'torch', 'soundfile') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

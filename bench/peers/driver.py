@@ -39,7 +39,7 @@ class Worker:
         # Models come from local folders; a benchmark must neither wait for a network nor depend on one.
         environment = os.environ | thread_environment(threads)
         environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, "-m", "bench.peers.worker", kind, system]
+        command = [sys.executable, "-m", "bench.peers", kind, system]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 command,

@@ -178,7 +178,3 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(kind, name, sys.stdin, answers)
-
-
-if __name__ == "__main__":
-    main()
