@@ -27,13 +27,24 @@ needs_notebook = pytest.mark.skipif(
 )
 
 # Raw words and separators; doubled ones are there to meet each other by chance.
-PIECES = [*sorted(FILLERS)]
-PIECES += (
-    "Um, UH you know i mean the The THE a a I it's don't don t hot hotter hot-hot uh- -huh 1 1 11".split(" ")
-)
-PIECES += "- -- _ __ ٣ so. so well, . !? ' так Так ну ΑΣ ΑΣ σ ς İ i̇ ß ẞ ﬁ é naïve 你好 你 好 はい".split(" ")
-PIECES += "नमस्ते مرحبا 🐻 🐻 e\u0301 \u200b \u200d \u180e \ud800".split(" ")
-PIECES += ["", "  ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u3000", "\x1c", "\x85"]
+WORDS = """Um, UH you know i mean the The THE a a I it's don't don t hot hotter hot-hot uh- -huh 1 1 11
+- -- _ __ ٣ so. so well, . !? ' так Так ну ΑΣ ΑΣ σ ς İ i̇ ß ẞ ﬁ é naïve 你好 你 好 はい नमस्ते مرحبا 🐻 🐻"""
+SEPARATORS = [
+    "",
+    "  ",
+    "\t",
+    "\n",
+    "\r\n",
+    "\u00a0",
+    "\u2003",
+    "\u3000",
+    "\x1c",
+    "\x85",
+    "\u180e",
+    "\u200b",
+    "\u200d",
+]
+PIECES = [*sorted(FILLERS), *WORDS.split(), *SEPARATORS, "e\u0301", "\ud800"]
 
 
 def random_text(source: random.Random) -> str:
