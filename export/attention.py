@@ -84,19 +84,17 @@ class Heads:
 
     def split(self, states: Tensor) -> Tensor:
         """Turn (batch, length, width) into (batch, count, length, size)."""
-        heads: Tensor = _ReshapeTail.apply(states, (self.count, self.size))  # type: ignore[no-untyped-call]
+        heads: Tensor = _ReshapeTail.apply(states, (self.count, self.size))
         return heads.transpose(1, 2)
 
     def merge(self, states: Tensor) -> Tensor:
         """Turn (batch, count, length, size) into (batch, length, width)."""
-        merged: Tensor = _ReshapeTail.apply(  # type: ignore[no-untyped-call]
-            states.transpose(1, 2), (self.width,)
-        )
+        merged: Tensor = _ReshapeTail.apply(states.transpose(1, 2), (self.width,))
         return merged
 
     def parts(self, states: Tensor) -> tuple[Tensor, ...]:
         """Cut (batch, length, n * width) into n tensors (batch, length, width)."""
-        parts: tuple[Tensor, ...] = torch.split(states, self.width, dim=-1)  # type: ignore[no-untyped-call]
+        parts: tuple[Tensor, ...] = torch.split(states, self.width, dim=-1)
         return parts
 
 
@@ -117,9 +115,7 @@ def self_attention(
         (batch, length, width).
     """
     if form is AttentionForm.FUSED:
-        attended: Tensor = _FusedAttention.apply(  # type: ignore[no-untyped-call]
-            query, key, value, heads, causal
-        )
+        attended: Tensor = _FusedAttention.apply(query, key, value, heads, causal)
         return attended
     scores = heads.split(query * heads.size**-0.5) @ heads.split(key).transpose(2, 3)
     if causal:

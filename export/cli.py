@@ -48,11 +48,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision",
         default="fp32,int8",
         metavar="LIST",
-        help=f"comma-separated, of {','.join(PRECISIONS)} (default %(default)s; int8 for CPUs, fp16 for GPUs)",
+        help=f"comma-separated, of {','.join(PRECISIONS)} (default %(default)s; CPUs: int8, GPUs: fp16)",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace an output folder that is no bundle"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is no bundle")
     parser.add_argument("--verbose", action="store_true", help="log what the libraries have to say")
     args = parser.parse_args(argv)
     if args.architecture and args.whisper:

@@ -38,7 +38,8 @@ class ClipLayer(nn.Module):
 def unit_norm(features: Tensor) -> Tensor:
     """Scale each row of (batch, dim) to length one, computed in float32."""
     features = features.float()
-    return features / features.norm(dim=-1, keepdim=True)
+    unit: Tensor = features / features.norm(dim=-1, keepdim=True)
+    return unit
 
 
 class TextGraph(nn.Module):

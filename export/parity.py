@@ -96,7 +96,7 @@ def check_whisper(
 def _decoder_pairs(
     model: WhisperModel, cross: Any, reference: WhisperForConditionalGeneration, encoded: torch.Tensor
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Decode a prompt and some steps of beams that change places; yield our and PyTorch's log-probabilities."""
+    """Decode a prompt and steps of beams that change places; yield our and PyTorch's log-probabilities."""
     vocabulary = reference.config.vocab_size
     random = np.random.default_rng(1)
     texts = random.integers(vocabulary, size=(BATCH, 1, PROMPT_LENGTH))

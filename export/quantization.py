@@ -64,7 +64,7 @@ def _vocabulary_products(model: onnx.ModelProto) -> set[str]:
 
 
 def _quantize_in_blocks(model: onnx.ModelProto, names: set[str]) -> None:
-    """Turn products into MatMulNBits: int8 weights and activations with one scale per block of the inner axis.
+    """Turn products into MatMulNBits: int8 weights and activations, one scale per block of the inner axis.
 
     The vocabulary is the widest product of a step. In this form it reads its weights once without repacking
     and is more accurate than with one scale per tensor, which matters most where scores are made.

@@ -1,6 +1,6 @@
 """The bundle: one folder with the graphs and settings of one Whisper and one CLIP.
 
-Its `bundle.json` vouches for every file. Nothing of a bundle is used before its hash has been compared with `bundle.json`.
+Its `bundle.json` vouches for every file: nothing of a bundle is used before its hash has been compared.
 """
 
 import hashlib

@@ -196,7 +196,7 @@ class MultimodalASR:
                 return self.encode_images([image_path])[0], None
             except ImageNotFoundError:
                 logger.warning("picture %s does not exist", image_path)
-        return None, f"Image not found (id={image_id}, path={image_path})"
+        return None, f"Image not found (id={image_id}, path={image_path!s})"
 
     # -- all together ---------------------------------------------------------------------------------------
 

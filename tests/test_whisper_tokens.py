@@ -19,7 +19,7 @@ LANGUAGES = ["en", "de", "yue"]
 
 
 def write_checkpoint(folder: Path, *, multilingual: bool, timestamps: bool = True, **changes: Any) -> Path:
-    """Write a checkpoint of the 256 bytes and Whisper's special tokens; `changes` go to generation_config.json.
+    """Write a checkpoint of the 256 bytes and Whisper's special tokens; `changes`: generation_config.json.
 
     Every change to None leaves the key out.
     """
