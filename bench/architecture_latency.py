@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from runtime.bundle import Bundle, graph_path
 
 OURS = "earsight"
 READS_PER_TURN = 3
-SHORT_CAPTION_WORDS = (4, 12)
+SHORT_CAPTION_TOKENS = (4, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +228,14 @@ def _measure_text(
 
 
 def short_captions(count: int, seed: int) -> list[str]:
-    """Return made-up captions of 4 to 12 words, nearly all different.
+    """Return made-up captions of 4 to 12 tokens (as many as short captions have words), nearly all different.
 
-    The words are those of the random checkpoints' tokenizer, one token each, as common words are in CLIP's.
+    The tokenizer of the random checkpoints knows no words: a letter is a token, and stands for a word here.
     """
     random_source = np.random.default_rng(seed)
-    low, high = SHORT_CAPTION_WORDS
+    low, high = SHORT_CAPTION_TOKENS
     lengths = random_source.integers(low, high + 1, count)
-    return [" ".join(f"w{word}" for word in random_source.integers(0, 9_000, length)) for length in lengths]
+    return ["".join(random_source.choice(list(ascii_lowercase), length)) for length in lengths]
 
 
 def tokenize(bundle: Path, texts: Sequence[str]) -> list[list[int]]:

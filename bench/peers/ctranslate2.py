@@ -51,8 +51,8 @@ class CTranslate2:
                 beam_size=workload.beams,
                 num_hypotheses=workload.beams,
                 return_scores=True,
-                # The engine generates min(max_length / 2, max_length - prompt) tokens.
-                max_length=workload.steps + max(workload.steps, len(workload.prompt)),
+                # Half of it is what the engine generates at most.
+                max_length=2 * workload.steps,
                 # -1 stands for the list of the checkpoint.
                 suppress_tokens=[-1, workload.end_of_text],
             )
