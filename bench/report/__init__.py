@@ -1,4 +1,4 @@
-"""The report of a tuning run: one HTML page that needs no network, and its plots as files."""
+"""The report: one HTML file that needs no network, with its plots beside it as SVG and PNG."""
 
 from bench.report.page import write_report
 

@@ -1,121 +1,210 @@
-"""The plots of the report, as matplotlib figures."""
+"""The plots of the report: error surface, groups, depth of the n-best list, spread of the best alpha."""
 
-import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.fusion_lines import fusion_lines
-from bench.nbest_table import NBestTable
-from bench.resampling import bootstrap, resampling_units
-from bench.selection import grid_errors
-
-BAND_REPLICATES: Final = 2000
-SPEECH, PICTURE, MUTED = "#8a5a00", "#00629b", "#767676"  # readable on white, apart for colour-blind readers
-
-
-def alphas_to_draw(chosen: float) -> list[float]:
-    """Return where the curve is drawn: densely near 0, where choices change, and at the chosen alpha."""
-    low = np.geomspace(1e-3, 0.1, 40)
-    return sorted({0.0, chosen, *low.tolist(), *np.linspace(0.1, 1.0, 37).tolist()})
-
-
-def error_curve(table: NBestTable, chosen: float, title: str, seed: int = 0) -> Figure:
-    """Draw WER over alpha with its 95 % band (percentiles over resampled speakers, else utterances)."""
-    alphas = alphas_to_draw(chosen)
-    errors = grid_errors(table, fusion_lines(table), alphas).astype(float)
-    low, high = _band(table, errors, seed)
-    wer = errors.sum(axis=0) / max(table.total_words, 1)
-    figure, axes = _figure(title)
-    axes.fill_between(alphas, low, high, color=PICTURE, alpha=0.15, linewidth=0, label="95 % band")
-    axes.plot(alphas, wer, color=PICTURE, linewidth=2, label="WER")
-    axes.axhline(wer[0], color=SPEECH, linewidth=1, linestyle="--", label="speech only (α = 0)")
-    at = alphas.index(chosen)
-    axes.plot(
-        [chosen], [wer[at]], marker="o", color="black", linestyle="none", label=f"chosen α = {chosen:.4g}"
-    )
-    # Nearly everything happens below 0.1; a linear stretch keeps 0 on the axis.
-    axes.set_xscale("symlog", linthresh=0.01, linscale=0.6)
-    axes.set_xlim(0.0, 1.0)
-    axes.set_xticks([0, 0.01, 0.03, 0.1, 0.3, 1.0], ["0", "0.01", "0.03", "0.1", "0.3", "1"])
-    axes.set_xlabel("α (weight of the picture)")
-    _percent(axes, "word error rate")
-    axes.legend(frameon=False, fontsize=8)
-    return figure
+# Readable on light and on dark ground; INK becomes the text colour of the page.
+INK: Final = "#0a0b0c"
+BLUE: Final = "#3b82f6"
+ORANGE: Final = "#e08a0b"
+GREEN: Final = "#12a37a"
+GREY: Final = "#8a8f98"
+SIZE_INCHES: Final = (5.2, 3.4)  # 374 points: about one to one on a phone, so that letters stay readable
+ALPHA_TICKS: Final = (0.0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+STYLE: Final = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "earsight",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
 
 
-def group_bars(groups: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
-    """Draw WER per group, speech only beside the chosen alpha."""
-    figure, axes = _figure(title)
-    places = np.arange(len(groups))
-    for offset, key, colour, label in (
-        (-0.2, "baseline_wer", SPEECH, "speech only"),
-        (0.2, "wer", PICTURE, "with picture"),
-    ):
-        bars = axes.bar(
-            places + offset, [row[key] for row in groups.values()], 0.38, color=colour, label=label
-        )
-        axes.bar_label(bars, fmt=lambda value: f"{value:.1%}", fontsize=8)
-    axes.set_xticks(places, list(groups))
-    _percent(axes, "word error rate")
-    axes.legend(frameon=False, fontsize=8)
-    return figure
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A finished plot.
 
-
-def depth_curve(depths: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Draw the oracle WER over the number of hypotheses that may be chosen from."""
-    figure, axes = _figure(title)
-    numbers = [row["hypotheses"] for row in depths]
-    axes.plot(numbers, [row["oracle_wer"] for row in depths], color=PICTURE, marker="o", linewidth=2)
-    axes.set_xticks(numbers)
-    axes.set_xlabel("hypotheses to choose from")
-    _percent(axes, "oracle word error rate")
-    return figure
-
-
-def save_figure(figure: Figure, folder: Path, name: str) -> str:
-    """Write a figure as PNG and SVG.
-
-    Returns:
-        The SVG, without its XML declaration, to stand inside a page.
+    Attributes:
+        name: File name without suffix.
+        title: Heading.
+        caption: What is seen, in words.
+        svg: For the page: transparent, in the page's text colour, ids made unique.
     """
-    figure.savefig(folder / f"{name}.png", dpi=150)
-    buffer = io.StringIO()
-    # A fixed salt and no date: the same figures make the same file.
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
-    return text[text.index("<svg") :]
+
+    name: str
+    title: str
+    caption: str
+    svg: str
 
 
-def _band(table: NBestTable, errors: npt.NDArray[np.float64], seed: int) -> tuple[Any, Any]:
-    units = resampling_units(table.utterances)
-    sums = np.zeros((len(units.names), errors.shape[1]))
-    words = np.zeros(len(units.names))
-    np.add.at(sums, units.index, errors)
-    np.add.at(words, units.index, table.reference_words.astype(float))
-    ratios = bootstrap(sums, words, BAND_REPLICATES, seed).ratios
-    return np.percentile(ratios, 2.5, axis=0), np.percentile(ratios, 97.5, axis=0)
+def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
+    """Draw all plots that the data allow, and write each as SVG and PNG into `folder`.
+
+    Args:
+        report: The content of `tune.json`.
+        folder: Existing folder.
+    """
+    shown = report["test"] or report
+    data = "test data" if report["test"] else "tuning data"
+    plots = [
+        _finish(
+            folder,
+            "error-surface",
+            "WER over α",
+            "Exact error surface of the tuning data with its confidence band; dots are the grid of 21 values. "
+            + ("The test data are drawn at the same α. " if report["test"] else "")
+            + "The axis is stretched towards 0, where most choices change.",
+            lambda axes: _surface(axes, report),
+        ),
+        _finish(
+            folder,
+            "nbest-depth",
+            "Depth of the n-best list",
+            f"Lowest WER that the first n hypotheses allow ({data}), beside what was reached.",
+            lambda axes: _depth(axes, shown),
+        ),
+    ]
+    labels = shown["groups"] or shown["speakers"]
+    if labels:
+        kind = "group" if shown["groups"] else "speaker"
+        plots.append(
+            _finish(
+                folder,
+                "groups",
+                f"WER by {kind}",
+                f"Speech only against α = {shown['chosen']['alpha']:.3g} ({data}).",
+                lambda axes: _groups(axes, labels),
+            )
+        )
+    spread = report["confidence"]["best_alpha"]
+    if spread is not None:
+        plots.append(
+            _finish(
+                folder,
+                "best-alpha",
+                "Where the best α lands",
+                f"Best α of {report['confidence']['replicates']:,} bootstrap replicas of the tuning data.",
+                lambda axes: _spread(axes, spread),
+            )
+        )
+    return plots
 
 
-def _figure(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
+def _finish(folder: Path, name: str, title: str, caption: str, draw: Callable[[Any], None]) -> Plot:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        draw(figure.add_subplot())
+        buffer = BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
+    svg = buffer.getvalue().decode()
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return Plot(name, title, caption, _inline(svg, name, title))
 
 
-def _percent(axes: Axes, label: str) -> None:
+def _inline(svg: str, name: str, title: str) -> str:
+    """Cut the XML prologue, size by style, unique ids, page's text colour."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    body = body.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body)
+    return body.replace(INK, "currentColor")
+
+
+def _percent(axes: Any, axis: str) -> None:
+    getattr(axes, f"{axis}axis").set_major_formatter(lambda value, _: f"{value:.0%}")
+
+
+def _alpha_axis(axes: Any) -> None:
+    axes.set_xscale("function", functions=(np.sqrt, np.square))
+    axes.set_xlim(0.0, 1.0)
+    axes.set_xticks(ALPHA_TICKS, [f"{tick:g}" for tick in ALPHA_TICKS])
+    axes.set_xlabel("α, weight of the picture")
+
+
+def _surface(axes: Any, report: Mapping[str, Any]) -> None:
+    exact, band = report["exact"], report["confidence"]["band"]
+    alphas = [row["alpha"] for row in band]
+    if band[0]["low"] is not None:
+        lows, highs = [row["low"] for row in band], [row["high"] for row in band]
+        axes.fill_between(alphas, lows, highs, color=BLUE, alpha=0.15, linewidth=0)
+    axes.stairs(
+        exact["wer"], exact["breakpoints"], baseline=None, color=BLUE, linewidth=1.6, label="tuning data"
+    )
+    grid = report["grid_results"]
+    axes.plot([row["alpha"] for row in grid], [row["wer"] for row in grid], "o", ms=3, color=BLUE)
+    if report["test"]:
+        test = report["test"]["confidence"]["band"]
+        axes.plot(
+            [row["alpha"] for row in test],
+            [row["wer"] for row in test],
+            color=ORANGE,
+            linewidth=1.6,
+            label="test data",
+        )
+    axes.axvline(report["chosen_alpha"], color=INK, linewidth=1, linestyle="--")
+    axes.plot(
+        [], [], color=INK, linewidth=1, linestyle="--", label=f"chosen α = {report['chosen_alpha']:.3g}"
+    )
+    _alpha_axis(axes)
+    _percent(axes, "y")
+    axes.set_ylabel("WER")
+    axes.legend(loc="best")
+
+
+def _depth(axes: Any, shown: Mapping[str, Any]) -> None:
+    depths = [row["hypotheses"] for row in shown["oracle_by_depth"]]
+    axes.plot(
+        depths, [row["oracle_wer"] for row in shown["oracle_by_depth"]], "o-", color=GREEN, label="oracle"
+    )
+    axes.axhline(shown["baseline"]["wer"], color=GREY, linestyle=":", label="speech only")
+    axes.axhline(shown["chosen"]["wer"], color=ORANGE, linestyle="--", label="with picture, chosen α")
+    axes.set_xticks(depths)
     axes.set_ylim(bottom=0.0)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_ylabel(label)
+    axes.set_xlabel("hypotheses in the list")
+    axes.set_ylabel("WER")
+    _percent(axes, "y")
+    axes.legend(loc="best")
+
+
+def _groups(axes: Any, labels: Mapping[str, Mapping[str, Any]]) -> None:
+    names: Sequence[str] = list(labels)[:20]
+    places = np.arange(len(names))
+    axes.barh(places - 0.2, [labels[n]["baseline_wer"] for n in names], 0.38, color=GREY, label="speech only")
+    axes.barh(places + 0.2, [labels[n]["wer"] for n in names], 0.38, color=ORANGE, label="with picture")
+    axes.set_yticks(places, [f"{name} ({labels[name]['utterances']})" for name in names])
+    axes.invert_yaxis()
+    axes.set_xlabel("WER")
+    _percent(axes, "x")
+    axes.legend(loc="best")
+
+
+def _spread(axes: Any, spread: Mapping[str, Any]) -> None:
+    axes.vlines(
+        [row["alpha"] for row in spread["shares"]],
+        0.0,
+        [row["share"] for row in spread["shares"]],
+        color=BLUE,
+        linewidth=3,
+    )
+    _alpha_axis(axes)
+    axes.set_ylim(bottom=0.0)
+    axes.set_ylabel("share of replicas")
+    _percent(axes, "y")
