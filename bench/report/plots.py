@@ -65,7 +65,7 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
             folder,
             "error-surface",
             "WER over α",
-            "Exact error surface of the tuning data with its confidence band; dots are the grid of 21 values. "
+            "Exact error surface of the tuning data with its confidence band; dots are the 21 grid values. "
             + ("The test data are drawn at the same α. " if report["test"] else "")
             + "The axis is stretched towards 0, where most choices change.",
             lambda axes: _surface(axes, report),
