@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from runtime import providers as providers_module
 from runtime.cuda_driver import CudaDriver, read_cuda_driver
 from runtime.errors import BundleError, EarsightError, ProviderError, SettingsError
-from runtime.machine import Machine, installed_distributions, read_machine
+from runtime.machine import installed_distributions, read_machine
 from runtime.placement import Placement, check_placement, read_placement
 from runtime.provider_choice import PROBE_MODEL
 from runtime.provider_policy import find_obstacles, parse_provider
@@ -120,7 +120,7 @@ BROKEN = [
                  id="TensorRT library"),
     pytest.param(gpu_machine(providers=(CUDA, CPU)), "tensorrt", ["has no TensorrtExecutionProvider"],
                  ["onnxruntime-gpu"], id="wheel without TensorRT"),
-    pytest.param(Machine({"onnxruntime": "1"}, (CPU,), driver=CudaDriver((12, 6), (ORIN,)), architecture="aarch64"),
+    pytest.param(gpu_machine(providers=(CPU,), cuda_build=None, architecture="aarch64"),
                  "cuda", ["has no CUDAExecutionProvider"], ["JetPack"], id="Jetson"),
 ]  # fmt: skip
 
