@@ -77,7 +77,7 @@ def _environment() -> Environment:
 
 
 def _percent(rate: float | None) -> str:
-    return "–" if rate is None else f"{rate:.1%}".replace("%", " %")
+    return "–" if rate is None else f"{rate:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def _points(difference: float | None) -> str:
