@@ -2,35 +2,13 @@
 
 import numpy as np
 import pytest
+from nbest_examples import random_utterances
 
 from bench.fusion_lines import fusion_lines, trace_steps
-from bench.nbest_file import NBestHypothesis, NBestUtterance
 from bench.nbest_table import NBestTable, build_table
 from bench.normalizers import normalizer
 from bench.surface import ErrorSurface, error_surface
 from runtime.fusion import fuse, rank
-
-WORDS = ("bear", "pear", "boat", "coat", "red", "two")
-
-
-def random_utterances(rng: np.random.Generator) -> list[NBestUtterance]:
-    """A small n-best file full of ties: repeated texts, equal scores and cosines, no pictures, no words."""
-    coarse = bool(rng.integers(2))
-    utterances = []
-    for number in range(int(rng.integers(2, 9))):
-        pictured = rng.random() < 0.85
-        hypotheses = []
-        for _ in range(int(rng.integers(0, 7))):
-            score = float(rng.normal(-1.0, 0.5))
-            cosine = float(rng.uniform(0.15, 0.35))
-            if coarse:
-                score, cosine = round(score * 2) / 2, round(cosine, 2)
-            text = " ".join(rng.choice(WORDS, size=int(rng.integers(0, 5))))
-            hypotheses.append(NBestHypothesis(text, score, cosine if pictured else None))
-        hypotheses.sort(key=lambda h: -h.score)
-        reference = " ".join(rng.choice(WORDS, size=int(rng.integers(0, 5))))
-        utterances.append(NBestUtterance(str(number), reference, hypotheses=tuple(hypotheses)))
-    return utterances
 
 
 def brute_force_errors(table: NBestTable, alpha: float) -> int:

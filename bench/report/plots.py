@@ -132,8 +132,13 @@ def _percent(axes: Any, axis: str) -> None:
     getattr(axes, f"{axis}axis").set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
+def _stretched(alpha: Any) -> Any:
+    """Square root; the margin left of 0 stays at 0."""
+    return np.sqrt(np.maximum(alpha, 0.0))
+
+
 def _alpha_axis(axes: Any) -> None:
-    axes.set_xscale("function", functions=(np.sqrt, np.square))
+    axes.set_xscale("function", functions=(_stretched, np.square))
     axes.set_xlim(0.0, 1.0)
     axes.set_xticks(ALPHA_TICKS, [f"{tick:g}" for tick in ALPHA_TICKS])
     axes.set_xlabel("α, weight of the picture")
