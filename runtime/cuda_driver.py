@@ -12,6 +12,8 @@ from typing import Any
 
 _CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 _CAPABILITY_MINOR = 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+_MEMORY_CLOCK = 36  # CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, kHz
+_MEMORY_BUS = 37  # CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH, bits
 _NAME_BYTES = 256
 _RESULTS = {
     100: "CUDA_ERROR_NO_DEVICE: the driver is there and sees no GPU",
@@ -31,12 +33,15 @@ class Gpu:
         name: For example "NVIDIA L4".
         capability: Compute capability, for example "8.9".
         memory_bytes: All of its memory.
+        bandwidth: Greatest memory bandwidth, bytes per second, from clock and bus width (two transfers a
+            clock); 0 where the driver does not tell.
     """
 
     index: int
     name: str
     capability: str
     memory_bytes: int
+    bandwidth: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -103,14 +108,22 @@ def _gpus(library: ctypes.CDLL) -> tuple[Gpu, ...]:
 
 
 def _gpu(library: ctypes.CDLL, index: int) -> Gpu:
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    device = ctypes.c_int()
     name, memory = ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_size_t()
     _call(library, "cuDeviceGet", ctypes.byref(device), index)
     _call(library, "cuDeviceGetName", name, _NAME_BYTES, device)
-    _call(library, "cuDeviceGetAttribute", ctypes.byref(major), _CAPABILITY_MAJOR, device)
-    _call(library, "cuDeviceGetAttribute", ctypes.byref(minor), _CAPABILITY_MINOR, device)
     _call(library, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
-    return Gpu(index, name.value.decode(errors="replace"), f"{major.value}.{minor.value}", memory.value)
+    numbers = (_attribute(library, device, number) for number in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR))
+    capability = ".".join(map(str, numbers))
+    hertz = 1000 * _attribute(library, device, _MEMORY_CLOCK)
+    bandwidth = 2 * hertz * _attribute(library, device, _MEMORY_BUS) // 8
+    return Gpu(index, name.value.decode(errors="replace"), capability, memory.value, bandwidth)
+
+
+def _attribute(library: ctypes.CDLL, device: ctypes.c_int, number: int) -> int:
+    value = ctypes.c_int()
+    _call(library, "cuDeviceGetAttribute", ctypes.byref(value), number, device)
+    return value.value
 
 
 def _call(library: ctypes.CDLL, function: str, *arguments: Any) -> None:

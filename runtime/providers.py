@@ -41,6 +41,8 @@ class SessionSettings:
         fallen_share_limit: Largest share of nodes that may fall to another provider, in [0, 1]; shape
             arithmetic belongs on the CPU.
         engines: TensorRT's engines.
+        trace: Write a trace of every node that runs (JSON, Chrome's format) to files whose names begin so;
+            `InferenceSession.end_profiling` closes and names the file. None for no trace.
     """
 
     threads: int | None = None
@@ -52,6 +54,7 @@ class SessionSettings:
     cuda_graph: bool = False
     fallen_share_limit: float = 0.4
     engines: EngineSettings = field(default_factory=EngineSettings)
+    trace: Path | None = None
 
     def __post_init__(self) -> None:
         """Verify ranges.
@@ -72,6 +75,7 @@ class SessionSettings:
         """Return the fields by name, for reports."""
         fields = asdict(self)
         fields["engines"]["folder"] = str(self.engines.folder) if self.engines.folder else None
+        fields["trace"] = str(self.trace) if self.trace else None
         return fields
 
 
@@ -188,6 +192,9 @@ def session_options(settings: SessionSettings) -> ort.SessionOptions:
     options.log_severity_level = _ERROR_SEVERITY  # warnings on placement are read from the session instead
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
     options.add_session_config_entry(RECORD_PLACEMENT, "1")
+    if settings.trace is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(settings.trace)
     return options
 
 

@@ -1,0 +1,113 @@
+"""The table that `bench.gpu_check` prints."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MILLISECONDS = 1000.0
+GIBIBYTE = 2**30
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Return the whole report as text."""
+    lines = [
+        *_head(report),
+        "",
+        *_parity(report),
+        "",
+        *_speech(report),
+        "",
+        *_texts(report),
+        "",
+        *_copies(report),
+    ]
+    lines += [
+        "",
+        *_placement(report),
+        "",
+        *_torch(report),
+        "",
+        f"passed: {'yes' if report['passed'] else 'NO'}",
+    ]
+    return "\n".join(lines)
+
+
+def _head(report: Mapping[str, Any]) -> Iterator[str]:
+    gpu = report.get("gpu") or {}
+    yield f"{report['provider']} on {gpu.get('name', 'this CPU')}"
+    workload = report["workload"]
+    yield f"{workload['beams']} beams, {workload['steps']} tokens, {report['rounds']} rounds"
+
+
+def _parity(report: Mapping[str, Any]) -> Iterator[str]:
+    titles = f"{'log-prob diff':>15}{'allowed':>10}{'same n-best':>13}{'same best':>11}"
+    yield f"{'parity with CPU fp32':<22}{titles}"
+    for entry in report["parity"]:
+        same = f"{entry['identical_hypotheses']:>13.0%}{entry['identical_best']:>11.0%}"
+        yield (
+            f"{entry['precision']:<22}{entry['prompt_difference']:>15.1e}{entry['tolerance']:>10.0e}{same}"
+            f"  {_word(entry['passed'])}"
+        )
+
+
+def _speech(report: Mapping[str, Any]) -> Iterator[str]:
+    names = ("encoder", "prompt", "step", "decoding")
+    yield (
+        f"{'median, ms':<8}{'batch':>6}{''.join(f'{name:>10}' for name in names)}{'floor/step':>12}"
+        f"{'utterances/s':>14}{'GPU GiB':>9}"
+    )
+    for entry in report["speech"]:
+        medians = [_median(entry["stages"].get(name)) for name in names]
+        floor, memory = entry["floor_s"], entry["memory_bytes"]
+        yield (
+            f"{entry['precision']:<10}{entry['batch']:>6}{''.join(f'{value:>10}' for value in medians)}"
+            f"{'-' if floor is None else f'{floor * MILLISECONDS:.3f}':>12}"
+            f"{entry['utterances_per_second']:>14.1f}"
+            f"{'-' if memory is None else f'{memory / GIBIBYTE:.2f}':>9}"
+        )
+
+
+def _texts(report: Mapping[str, Any]) -> Iterator[str]:
+    texts = report["texts"]
+    yield f"CLIP text, {texts['precision']}"
+    for count, raw in texts["raw_s"].items():
+        middle = sorted(raw)[(len(raw) - 1) // 2]
+        yield f"  {count:>5} texts {middle * MILLISECONDS:>10.3f} ms {int(count) / middle:>12.0f} texts/s"
+
+
+def _copies(report: Mapping[str, Any]) -> Iterator[str]:
+    yield "keys and values copied between host and device"
+    for entry in report["copies"]:
+        kept = [copy for copy in entry["copies"] if copy["is_cache"]]
+        others = sum(copy["count"] for copy in entry["copies"]) - sum(copy["count"] for copy in kept)
+        yield (
+            f"  {entry['precision']:<8} {len(kept)} tensors; {others} copies of other tensors  "
+            f"{_word(entry['passed'])}"
+        )
+
+
+def _placement(report: Mapping[str, Any]) -> Iterator[str]:
+    yield "nodes"
+    for graph, nodes in report["placement"].items():
+        where = ", ".join(f"{count} on {place}" for place, count in nodes["nodes"].items())
+        fallen = ", ".join(f"{count} {operator}" for operator, count in nodes["fallen_operators"].items())
+        yield f"  {graph}: {where}{f' ({fallen})' if fallen else ''}"
+
+
+def _torch(report: Mapping[str, Any]) -> Iterator[str]:
+    torch = report["torch"]
+    if "ratios" not in torch:
+        yield f"PyTorch float16 on this GPU: not measured ({torch.get('left_out', 'no GPU in use')})"
+        return
+    yield "PyTorch float16 on this GPU over this project (above 1: faster here)"
+    for entry in torch["ratios"]:
+        low, high = entry["interval_95"]
+        wanted = "" if entry["wanted"] is None else f"  wanted {entry['wanted']:g}  {_word(entry['passed'])}"
+        yield f"  {entry['what']:<18}{entry['value']:>7.2f}  [{low:.2f}, {high:.2f}]{wanted}"
+
+
+def _median(stage: Mapping[str, Any] | None) -> str:
+    return "-" if stage is None else f"{stage['percentiles']['p50']['seconds'] * MILLISECONDS:.2f}"
+
+
+def _word(passed: bool | None) -> str:
+    return {True: "passed", False: "FAILED", None: "shown"}[passed]
