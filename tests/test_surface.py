@@ -37,29 +37,58 @@ def brute_force_errors_of_many(table: NBestTable, alphas: np.ndarray) -> np.ndar
     return total
 
 
+def errors_within_rounding(table: NBestTable, alpha: float) -> tuple[int, int]:
+    """Fewest and most errors among the lines that float64 cannot tell from the highest one at `alpha`.
+
+    Each fused score carries three roundings of values up to 1: two of them differ by 4 units in the last
+    place at most without telling which line is higher.
+    """
+    low = high = 0
+    for u, utterance in enumerate(table.utterances):
+        begin, end = table.first[u], table.first[u + 1]
+        errors = table.errors[begin:end]
+        if utterance.has_image:
+            fused = fuse(table.scores[begin:end], table.cosines[begin:end], alpha).fused
+            errors = errors[fused >= fused.max() - 4 * np.finfo(np.float64).eps]
+        else:
+            errors = errors[:1]
+        low, high = low + int(errors.min()), high + int(errors.max())
+    return low, high
+
+
 def surface_of(table: NBestTable) -> ErrorSurface:
     return error_surface(trace_steps(fusion_lines(table)), table.errors, table.reference_words)
 
 
-def check(seed: int, alphas: np.ndarray) -> None:
+def check(seed: int, alphas: np.ndarray) -> int:
+    """Compare at `alphas` and around every breakpoint; return how many alphas only rounding decides."""
     table = build_table(random_utterances(np.random.default_rng(seed)), normalizer("notebook"))
     surface = surface_of(table)
     inner = surface.breakpoints
     near = np.concatenate([inner, inner - 1e-9, inner + 1e-9])
     near = near[(near >= 0.0) & (near <= 1.0)]
-    for alpha in near:
-        assert surface.errors_at(float(alpha)) == brute_force_errors(table, float(alpha)), (seed, alpha)
-    expected = brute_force_errors_of_many(table, alphas)
-    assert [surface.errors_at(float(alpha)) for alpha in alphas] == expected.tolist(), seed
-    assert surface.best_errors <= min(surface.errors_at(a) for a in np.round(np.arange(0, 1.05, 0.05), 2))
+    undecided = 0
+    expected = brute_force_errors_of_many(table, alphas).tolist()
+    expected += [brute_force_errors(table, float(alpha)) for alpha in near]
+    for alpha, errors in zip(np.concatenate([alphas, near]), expected, strict=True):
+        found = surface.errors_at(float(alpha))
+        if found != errors:
+            low, high = errors_within_rounding(table, float(alpha))
+            assert low <= found <= high, (seed, alpha)
+            assert low < high, (seed, alpha)
+            undecided += 1
+    grid = np.round(np.arange(0, 1.05, 0.05), 2)
+    assert surface.best_errors <= brute_force_errors_of_many(table, grid).min()
+    return undecided
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_surface_equals_brute_force(seed: int) -> None:
-    check(seed, np.linspace(0.0, 1.0, 101))
+    assert check(seed, np.linspace(0.0, 1.0, 101)) == 0
 
 
 @pytest.mark.slow
 def test_surface_equals_brute_force_on_1000_files_at_2001_alphas() -> None:
-    for seed in range(1000):
-        check(seed, np.linspace(0.0, 1.0, 2001))
+    """Ties included. The exception: lines so nearly parallel that no float64 fused score tells them apart."""
+    undecided = [check(seed, np.linspace(0.0, 1.0, 2001)) for seed in range(1000)]
+    assert sum(undecided) <= 5  # of more than two million comparisons
