@@ -12,7 +12,7 @@ from runtime.bundle import GRAPH_FOLDERS, Bundle
 from runtime.console import EXIT_DONE
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 from runtime.tensorrt import EngineSettings, plan_engine
-from runtime.tensorrt_profiles import EngineLimits, build_profile, graph_name, read_inputs
+from runtime.tensorrt_profiles import EngineLimits, build_profile, graph_name, limits_of, read_inputs
 
 _LIMIT_HELP = {
     "batch": "utterances at a time",
@@ -103,7 +103,7 @@ def plan_text(graphs: list[Path], limits: EngineLimits) -> str:
     """
     lines = []
     for graph in graphs:
-        profile = build_profile(graph_name(graph), read_inputs(graph), limits)
+        profile = build_profile(graph_name(graph), read_inputs(graph), limits_of(graph, limits))
         lines.append(f"{graph.name} (profile {profile.digest()})")
         for name, sizes in profile.inputs.items():
             corners = (

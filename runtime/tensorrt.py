@@ -15,7 +15,7 @@ import onnxruntime as ort
 from runtime.cuda_driver import Gpu
 from runtime.engine_cache import EngineKey, EngineStore, graph_hash
 from runtime.errors import ProviderError, SettingsError
-from runtime.tensorrt_profiles import EngineLimits, Profile, build_profile, graph_name, read_inputs
+from runtime.tensorrt_profiles import EngineLimits, Profile, build_profile, graph_name, limits_of, read_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def plan_engine(
             f"{graph.name}: TensorRT cannot run onnxruntime's dynamically quantised operators; "
             "use the fp16 graphs (--precision fp16)"
         )
-    profile = build_profile(name, read_inputs(graph), settings.limits)
+    profile = build_profile(name, read_inputs(graph), limits_of(graph, settings.limits))
     key = EngineKey(
         gpu=gpu.name,
         capability=gpu.capability,

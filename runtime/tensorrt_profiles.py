@@ -20,17 +20,19 @@ What TensorRT asks of the shapes, and what follows:
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 import onnxruntime as ort
 
+from runtime.config_files import read_json_object
 from runtime.errors import BundleError, SettingsError
 
 MINIMUM_CACHE: Final = 1
 TOP_K_LIMIT: Final = 3839  # onnx-tensorrt 10.1, docs/operators.md, TopK: "K input must be less than 3840"
+_CLIP_POSITIONS: Final = 77  # of every published CLIP, and the default of transformers' CLIPTextConfig
 SHAPE_TENSORS: Final = frozenset({"top_k"})  # inputs whose values, not dimensions, are ranged
 _LENGTH_BUCKETS: Final = (32, 64, 128, 224, 448)  # generated tokens; Whisper's positions end at 448
 
@@ -71,7 +73,7 @@ class EngineLimits:
 
     batch: int = 8
     beams: int = 5
-    tokens: int = 224
+    tokens: int = 448
     prompt: int = 4
     continuations: int = 128
     texts: int = 64
@@ -174,6 +176,28 @@ def graph_name(path: Path) -> str:
         if path.stem == name or path.stem.startswith(f"{name}_"):
             return name
     raise SettingsError(f"{path.name} is none of the graphs {', '.join(_RANGES)}")
+
+
+def limits_of(graph: Path, limits: EngineLimits) -> EngineLimits:
+    """Cut limits down to what the checkpoint of a graph can do.
+
+    CLIP's text graph slices its table of positions: a range beyond the table could not be built.
+
+    Args:
+        graph: The ONNX file; `config.json` of its checkpoint lies one folder above, as in a bundle. Without
+            it, the limits stay as they are.
+        limits: The wanted limits.
+
+    Raises:
+        BundleError: config.json is damaged.
+    """
+    config = graph.parent.parent / "config.json"
+    if graph_name(graph) != "text_model" or not config.is_file():
+        return limits
+    positions = (
+        read_json_object(config).get("text_config", {}).get("max_position_embeddings", _CLIP_POSITIONS)
+    )
+    return replace(limits, text_length=min(limits.text_length, int(positions)))
 
 
 def read_inputs(path: Path) -> tuple[GraphInput, ...]:

@@ -3,9 +3,10 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from machines import CPU, L4, ORIN
-from tiny_graphs import write_tiny_graphs
+from tiny_graphs import VOCABULARY, write_tiny_graphs
 
 from runtime.engine_cache import EngineKey, EngineStore, graph_hash
 from runtime.errors import BundleError, OutputError, ProviderError, SettingsError
@@ -19,6 +20,7 @@ from runtime.tensorrt_profiles import (
     Range,
     build_profile,
     graph_name,
+    limits_of,
     read_inputs,
 )
 
@@ -148,6 +150,20 @@ def test_a_range_is_ordered():
         Range(1, 5, 4)
 
 
+def test_text_lengths_end_where_the_checkpoint_s_positions_end(tmp_path):
+    graph = tmp_path / "clip" / "onnx" / "text_model_fp16.onnx"
+    assert limits_of(graph, EngineLimits()).text_length == 77
+    graph.parent.mkdir(parents=True)
+    config = tmp_path / "clip" / "config.json"
+    config.write_text('{"text_config": {"max_position_embeddings": 32}}')
+    assert limits_of(graph, EngineLimits()).text_length == 32
+    assert limits_of(graph, EngineLimits(text_length=20)).text_length == 20
+    assert limits_of(graph.with_name("vision_model.onnx"), EngineLimits()).text_length == 77
+    config.write_text("{")
+    with pytest.raises(BundleError):
+        limits_of(graph, EngineLimits())
+
+
 @pytest.mark.parametrize(
     ("file", "expected"), [("decoder_model_fp16.onnx", "decoder_model"), ("text_model.onnx", "text_model")]
 )
@@ -165,6 +181,39 @@ def test_inputs_of_a_broken_file(tmp_path):
     path.write_bytes(b"x")
     with pytest.raises(BundleError):
         read_inputs(path)
+
+
+# -- the hidden first entry --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [-1e4, -1e30])
+def test_a_hidden_cache_entry_changes_nothing(graphs, hidden):
+    """TensorRT decodes from a cache of one entry that nothing may look at, instead of an empty one."""
+    session = SessionFactory(select_provider("cpu")).open(graphs["decoder_model"])
+    random_source = np.random.default_rng(0)
+    batch, prompt = 2, 3
+    shapes = {node.name: node.shape for node in session.get_inputs()}
+    feeds = {
+        "input_ids": random_source.integers(0, VOCABULARY, (batch, prompt)),
+        "positions": np.arange(prompt),
+        "output_index": np.array([prompt - 1]),
+        "token_mask": np.zeros((1, 1, VOCABULARY), np.float32),
+        "top_k": np.array([7]),
+    }
+    for name, shape in shapes.items():
+        if name.startswith("cross_"):
+            feeds[name] = random_source.standard_normal([batch, *shape[1:]]).astype(np.float32)
+    causal = np.where(np.tri(prompt, dtype=bool), 0.0, hidden)
+    found = []
+    for entries in (0, MINIMUM_CACHE):
+        mask = np.concatenate([np.full((prompt, entries), hidden), causal], axis=1)
+        feeds["attention_mask"] = np.broadcast_to(mask, (batch, *mask.shape)).astype(np.float32)
+        for name, (_, heads, _, size) in ((n, s) for n, s in shapes.items() if n.startswith("past_")):
+            feeds[name] = random_source.standard_normal((batch, heads, entries, size)).astype(np.float32)
+        found.append(session.run(["log_probs", "tokens"], feeds))
+    # exp(hidden) is 0 in float32, so that only the order of the sums differs.
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 # -- keys and caches ---------------------------------------------------------------------------------------
