@@ -59,7 +59,8 @@ def find_obstacles(name: ProviderName, machine: Machine) -> tuple[Obstacle, ...]
         _wheel_without(name, machine),
         _driver(machine),
         _cuda_major(machine),
-        _libraries(name, machine),
+        _cuda_libraries(machine),
+        _tensorrt_libraries(name, machine),
     )
     return tuple(obstacle for obstacle in found if obstacle)
 
@@ -117,10 +118,14 @@ def _cuda_major(machine: Machine) -> Obstacle | None:
     )
 
 
-def _libraries(name: ProviderName, machine: Machine) -> Obstacle | None:
+def _cuda_libraries(machine: Machine) -> Obstacle | None:
     if fault := machine.libraries.get("cuda"):
-        major = machine.cuda_build or "the CUDA of the wheel"
-        return Obstacle(f"CUDA {major} libraries do not load: {fault}", f"pip install '{_GPU_WHEEL}'")
+        version = f" {machine.cuda_build}" if machine.cuda_build else ""
+        return Obstacle(f"the libraries of CUDA{version} do not load: {fault}", f"pip install '{_GPU_WHEEL}'")
+    return None
+
+
+def _tensorrt_libraries(name: ProviderName, machine: Machine) -> Obstacle | None:
     if name == "tensorrt" and (fault := machine.libraries.get("tensorrt")):
         cuda = (machine.cuda_build or "13").split(".")[0]
         return Obstacle(

@@ -227,6 +227,9 @@ def build_profile(graph: str, inputs: Sequence[GraphInput], limits: EngineLimits
     Raises:
         SettingsError: A dynamic dimension has no known name.
     """
+    vocabulary = next((each.shape[-1] for each in inputs if each.name == "token_mask"), None)
+    if isinstance(vocabulary, int):  # TopK cannot give more tokens than there are
+        limits = replace(limits, continuations=min(limits.continuations, vocabulary))
     ranges = _RANGES[graph](limits.bucketed())
     return Profile(
         graph,

@@ -94,6 +94,9 @@ def test_whatever_a_search_asks_for_lies_within_the_limits(graphs):
     assert shapes["input_ids"][1].smallest <= 1  # language detection reads one token
     assert shapes["input_ids"][1].largest >= 5
     assert shapes["top_k"][0].largest >= 100  # languages of Whisper large-v3, all at once
+    wide = EngineLimits(continuations=1000)
+    shapes = build_profile("decoder_model", read_inputs(graphs["decoder_model"]), wide).inputs
+    assert shapes["top_k"][0].largest == VOCABULARY
     assert shapes["token_mask"][0].largest == 4
 
 
