@@ -82,7 +82,7 @@ def write_graphs(
         target = folder / graph_path(name, precision)
         target.parent.mkdir(parents=True, exist_ok=True)
         if precision == "int8":
-            quantize(folder / graph_path(name, "fp32"), target)
+            quantize(folder / graph_path(name, "fp32"), target, few_rows=name == "decoder_model")
             continue
         form = AttentionForm.STANDARD if precision == "fp16" else AttentionForm.FUSED
         _trace(kind.make(model, form).eval(), kind.config, target)

@@ -1,7 +1,8 @@
-"""int8 for CPUs: dynamic quantisation of the products with constant weights, and one for the embedding.
+"""int8 for CPUs: the products with constant weights, and the embedding.
 
-Weights are int8 with one scale per output channel; activations are quantised at run time (uint8, one scale
-per tensor). Attention products stay float32: their operands are both activations.
+Encoders: weights with one scale per output channel, activations with one per tensor, taken at run time.
+Decoder: both with one scale per block of `BLOCK` numbers. Attention products stay float32: their operands are
+both activations. So do convolutions: they are few, and their inputs are what all else depends on.
 """
 
 import logging
@@ -17,14 +18,29 @@ EXTERNAL_DATA_FROM = 1_900_000_000
 BLOCK = 128  # weights that share a scale in a block-wise product; a multiple of the kernels' width
 
 
-def quantize(source: Path, target: Path) -> None:
+def quantize(source: Path, target: Path, *, few_rows: bool) -> None:
     """Write the int8 form of a float32 graph.
 
     Args:
         source: Graph as exported.
         target: Where the int8 graph goes.
+        few_rows: Whether its products have a handful of rows (a decoder step) rather than hundreds (an
+            encoder). Few rows are limited by reading weights, and there block-wise products cost nothing
+            more than one scale per tensor of activations, which is less accurate; many rows are limited by
+            arithmetic, where plain integer products are quicker.
     """
-    vocabulary = _vocabulary_products(onnx.load(source, load_external_data=False))
+    if few_rows:
+        model = onnx.load(source)
+        _quantize_in_blocks(model)
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    else:
+        _quantize_dynamically(source, target)
+        model = onnx.load(target)
+    _quantize_embedding(model)
+    onnx.save(model, target)
+
+
+def _quantize_dynamically(source: Path, target: Path) -> None:
     data = source.with_name(source.name + "_data")
     size = source.stat().st_size + (data.stat().st_size if data.exists() else 0)
     root = logging.getLogger()
@@ -39,14 +55,9 @@ def quantize(source: Path, target: Path) -> None:
             # An estimate: nearly all of a graph is float32 weights, of which a quarter stays.
             use_external_data_format=size / 4 > EXTERNAL_DATA_FROM,
             extra_options={"MatMulConstBOnly": True},
-            nodes_to_exclude=list(vocabulary),
         )
     finally:
         root.removeFilter(_is_no_preprocessing_hint)
-    model = onnx.load(target)
-    _quantize_embedding(model)
-    _quantize_in_blocks(model, vocabulary)
-    onnx.save(model, target)
 
 
 def _is_no_preprocessing_hint(record: logging.LogRecord) -> bool:
@@ -54,24 +65,11 @@ def _is_no_preprocessing_hint(record: logging.LogRecord) -> bool:
     return "pre-processing" not in record.getMessage()
 
 
-def _vocabulary_products(model: onnx.ModelProto) -> set[str]:
-    """Return the names of the products that end in a log-softmax: hidden states times vocabulary."""
-    makers = {output: node for node in model.graph.node for output in node.output}
-    ends = [makers[node.input[0]] for node in model.graph.node if node.op_type == "LogSoftmax"]
-    while any(node.op_type == "Cast" for node in ends):
-        ends = [makers[node.input[0]] if node.op_type == "Cast" else node for node in ends]
-    return {node.name for node in ends if node.op_type == "MatMul"}
-
-
-def _quantize_in_blocks(model: onnx.ModelProto, names: set[str]) -> None:
-    """Turn products into MatMulNBits: int8 weights and activations, one scale per block of the inner axis.
-
-    The vocabulary is the widest product of a step. In this form it reads its weights once without repacking
-    and is more accurate than with one scale per tensor, which matters most where scores are made.
-    """
+def _quantize_in_blocks(model: onnx.ModelProto) -> None:
+    """Turn products with constant weights into MatMulNBits: int8, one scale per block of the inner axis."""
     graph = model.graph
     weights = {t.name: t for t in graph.initializer}
-    for node in [n for n in graph.node if n.name in names]:
+    for node in [n for n in graph.node if n.op_type == "MatMul" and n.input[1] in weights]:
         table = weights[node.input[1]]
         matrix = numpy_helper.to_array(table)
         inner, outer = matrix.shape
