@@ -69,7 +69,7 @@ class TextGraph(nn.Module):
             end = input_ids.to(torch.int32).argmax(dim=-1)
         else:
             end = (input_ids == self.eos_token_id).to(torch.int32).argmax(dim=-1)
-        pooled = states.gather(1, end[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1)
+        pooled = states.gather(1, end[:, None, None].expand(-1, 1, states.shape[-1]))[:, 0]
         return unit_norm(self.projection(self.norm(pooled)))
 
 

@@ -65,6 +65,7 @@ class WhisperModel:
         self.tokens = WhisperTokens.from_folder(settings)
         self.features = LogMelExtractor.from_folder(settings)
         self.device = sessions.device
+        self._hidden_entries = sessions.minimum_cache
         self.encoder = sessions.open(encoder)
         self.decoder = sessions.open(decoder)
         self._cross_names = [output.name for output in self.encoder.get_outputs()]
@@ -102,7 +103,7 @@ class WhisperModel:
 
     def step_decoder(self, cross: CrossAttention) -> "OnnxStepDecoder":
         """Return a decoder of these utterances, at its beginning."""
-        return OnnxStepDecoder(self.decoder, self.geometry, cross, self.device)
+        return OnnxStepDecoder(self.decoder, self.geometry, cross, self.device, self._hidden_entries)
 
     def first_position(self, cross: CrossAttention) -> FirstPosition:
         """Read language and no-speech probability off one decoder step; the encoder does not run again."""
@@ -196,7 +197,12 @@ class OnnxStepDecoder:
     """
 
     def __init__(
-        self, session: ort.InferenceSession, geometry: DecoderGeometry, cross: CrossAttention, device: str
+        self,
+        session: ort.InferenceSession,
+        geometry: DecoderGeometry,
+        cross: CrossAttention,
+        device: str,
+        hidden_entries: int = 0,
     ) -> None:
         self._session = session
         self._geometry = geometry
@@ -205,10 +211,11 @@ class OnnxStepDecoder:
         self._batch = cross.batch
         self._rows = np.arange(cross.batch)  # batch row of each utterance that is still wanted
         self._next_position = 0
-        self._lineage = np.zeros((cross.batch, 1, 0), self._float)
+        # TensorRT takes no empty cache: it begins with entries that nobody may see.
+        self._lineage = np.full((cross.batch, 1, hidden_entries), HIDDEN, self._float)
         self._binding = session.io_binding()
         self._cache_names = [f"{kind}_{i}" for i in range(geometry.layers) for kind in ("key", "value")]
-        empty = np.zeros((cross.batch, geometry.heads, 0, geometry.head_dim), self._float)
+        empty = np.zeros((cross.batch, geometry.heads, hidden_entries, geometry.head_dim), self._float)
         self._cache = [ort.OrtValue.ortvalue_from_numpy(empty, device) for _ in self._cache_names]
         self._bind_cross(cross.values)
 
@@ -219,8 +226,10 @@ class OnnxStepDecoder:
         length = prompts.shape[1]
         causal = np.where(np.tri(length, dtype=bool), 0.0, HIDDEN)
         own = np.broadcast_to(causal, (self._batch, length, length)).astype(self._float)
-        outputs = self._run(prompts, np.arange(length), own, np.array([length - 1]), token_mask, top_k)
-        self._lineage = np.zeros((self._batch, 1, length), self._float)
+        hidden = np.repeat(self._lineage, length, axis=1)
+        mask = np.concatenate([hidden, own], axis=2)
+        outputs = self._run(prompts, np.arange(length), mask, np.array([length - 1]), token_mask, top_k)
+        self._lineage = mask[:, -1:]  # the last token of the prompt sees all of it
         self._next_position = length
         return outputs
 
