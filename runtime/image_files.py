@@ -185,7 +185,9 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
     else:
         rgb = picture.convert("RGB")
     turn = UPRIGHT.get(_orientation(picture))
-    return rgb if turn is None else rgb.transpose(turn)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    upright.info = {}  # a copy's own: without the orientation, which would be applied again
+    return upright
 
 
 def _orientation(picture: Image.Image) -> int:
