@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bench.pocket.captions import SPLITS, Scene, Split, as_split, draw_scene
-from bench.pocket.degradation import GROUPS, SEVERITIES, degrade
+from bench.pocket.degradation import GROUPS, HARDER, SEVERITIES, Severity, degrade
 from bench.pocket.pictures import draw
 from bench.pocket.speech import SAMPLE_RATE, Voice, draw_voice, hesitate, speak, speakers
 from runtime.console import run_guarded
 from runtime.errors import SettingsError
 
 MAX_SECONDS: Final = 5.8  # a little less than the window of the pocket Whisper
-SIZES: Final[dict[Split, int]] = {"train": 1000, "dev": 144, "test": 264}
+SIZES: Final[dict[Split, int]] = {"train": 1000, "dev": 240, "test": 264}
 SEED: Final = 7
 
 
@@ -51,9 +51,8 @@ class Spoken:
     wave: NDArray[np.float32]  # (samples,), 16 kHz
 
 
-def utter(sentence: str, voice: Voice, group: str, rng: np.random.Generator) -> NDArray[np.float32]:
+def utter(sentence: str, voice: Voice, severity: Severity, rng: np.random.Generator) -> NDArray[np.float32]:
     """Speak and worsen a sentence so that it fits into `MAX_SECONDS`. Shape (samples,), 16 kHz."""
-    severity = SEVERITIES[group]
     while True:
         text = hesitate(sentence, rng, severity.filler, severity.repeat)
         wave = degrade(speak(text, voice), severity, rng)
@@ -65,7 +64,7 @@ def training_utterance(seed: int, index: int, groups: tuple[str, ...]) -> Spoken
     """Training utterance number `index`: caption, voice and group are all drawn."""
     rng = np.random.default_rng([seed, SPLITS.index("train"), index])
     scene, voice, group = draw_scene(rng, "train"), draw_voice(rng), str(rng.choice(groups))
-    return Spoken(scene, voice, group, utter(scene.caption(), voice, group, rng))
+    return Spoken(scene, voice, group, utter(scene.caption(), voice, SEVERITIES[group], rng))
 
 
 def utterances(split: Split, count: int, seed: int, groups: tuple[str, ...] = GROUPS) -> Iterator[Spoken]:
@@ -86,7 +85,7 @@ def utterances(split: Split, count: int, seed: int, groups: tuple[str, ...] = GR
             scene = draw_scene(rng, split)
         known.add(scene.caption())
         voice, group = cast[i % len(cast)], groups[(i // len(cast)) % len(groups)]
-        yield Spoken(scene, voice, group, utter(scene.caption(), voice, group, rng))
+        yield Spoken(scene, voice, group, utter(scene.caption(), voice, HARDER[group], rng))
 
 
 def write_split(folder: Path, split: Split, count: int, seed: int, groups: tuple[str, ...] = GROUPS) -> Path:
