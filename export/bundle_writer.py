@@ -28,7 +28,7 @@ from runtime.errors import BundleError, OutputError, SettingsError
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
-EXPORTER_REVISION: Final = 4
+EXPORTER_REVISION: Final = 5
 PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
 
 

@@ -87,12 +87,19 @@ def _quantize_in_blocks(model: onnx.ModelProto) -> None:
                 numpy_helper.from_array(scales.astype(np.float32).reshape(-1), names_of[1]),
             ]
         )
+        inputs, outputs = [node.input[0], *names_of], list(node.output)
+        added = _added_bias(graph, node, weights)
+        if added is not None:
+            addition, bias = added
+            inputs += ["", "", bias]  # behind zero points and group index, which symmetric blocks do without
+            outputs = list(addition.output)
+            graph.node.remove(addition)
         place = list(graph.node).index(node)
         graph.node.remove(node)
         product = helper.make_node(
             "MatMulNBits",
-            [node.input[0], *names_of],
-            list(node.output),
+            inputs,
+            outputs,
             name=node.name,
             domain="com.microsoft",
             K=inner,
@@ -102,6 +109,18 @@ def _quantize_in_blocks(model: onnx.ModelProto) -> None:
             accuracy_level=4,
         )
         graph.node.insert(place, product)
+
+
+def _added_bias(
+    graph: onnx.GraphProto, product: onnx.NodeProto, weights: dict[str, onnx.TensorProto]
+) -> tuple[onnx.NodeProto, str] | None:
+    """Return the addition of a constant vector that follows a product alone, and the vector's name."""
+    users = [node for node in graph.node if product.output[0] in node.input]
+    if len(users) != 1 or users[0].op_type != "Add":
+        return None
+    (other,) = [name for name in users[0].input if name != product.output[0]]
+    constant = other in weights and len(weights[other].dims) == 1
+    return (users[0], other) if constant else None
 
 
 def _quantize_embedding(model: onnx.ModelProto) -> None:

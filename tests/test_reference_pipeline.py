@@ -166,7 +166,7 @@ def _require_same_order(
 def test_a_batch_gives_the_lists_of_one_by_one(
     pocket_asr: MultimodalASR, utterances: list[Utterance]
 ) -> None:
-    # Rows of a matrix product may be summed in another order in a larger batch: a few units in the last place.
+    # A larger batch may sum the rows of a product in another order: a few units in the last place.
     audios = [utterance.audio for utterance in utterances[:7]]
     for together, audio in zip(pocket_asr.generate_nbest_batch(audios), audios, strict=True):
         alone = pocket_asr.generate_nbest(audio)
