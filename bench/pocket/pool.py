@@ -1,4 +1,4 @@
-"""Training speech as log-mel features on disk: `python -m bench.pocket.pool --output DIR --shards 24`.
+"""Training speech as log-mel features on disk: `python -m bench.pocket.pool --output DIR --shards 64`.
 
 A shard is an .npz file of `SHARD_SIZE` utterances. The training takes up shards as they appear, so
 rendering may run beside it.
@@ -100,7 +100,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.pocket.pool", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the shards")
     parser.add_argument(
-        "--shards", type=int, default=48, help=f"shards of {SHARD_SIZE} utterances (default: 48)"
+        "--shards", type=int, default=64, help=f"shards of {SHARD_SIZE} utterances (default: 64)"
     )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=SEED)

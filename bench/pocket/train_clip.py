@@ -158,7 +158,7 @@ def train(args: argparse.Namespace) -> None:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.pocket.train_clip", description=__doc__)
-    add_arguments(parser, steps=5000, batch=48, rate=1e-3)
+    add_arguments(parser, steps=4000, batch=48, rate=1e-3)
     return parser.parse_args(argv)
 
 

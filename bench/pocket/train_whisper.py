@@ -220,7 +220,7 @@ def train(args: argparse.Namespace) -> None:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.pocket.train_whisper", description=__doc__)
-    add_arguments(parser, steps=4000, batch=32, rate=1.5e-3)
+    add_arguments(parser, steps=3000, batch=32, rate=1.5e-3)
     parser.add_argument("--pool", type=Path, required=True, help="folder of training shards")
     parser.add_argument("--easy-steps", type=int, default=500, help="first steps, clean and mild speech only")
     return parser.parse_args(argv)
