@@ -148,7 +148,7 @@ def test_a_graph_out_of_tolerance_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_a_killed_export_leaves_the_old_bundle(copied_bundle):
-    """An export of another precision list replaces the bundle, unless it is killed: then the old one loads."""
+    """An export of other precisions replaces the bundle, unless it is killed: then the old one loads."""
     before = state_of(copied_bundle)
     wait = random.Random(0)
     for _ in range(2):
