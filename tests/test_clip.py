@@ -109,12 +109,9 @@ def test_nothing_gives_nothing(pocket_asr):
 
 def test_the_pair_understands_its_pictures(pocket_asr):
     """Trained, not random: a picture's own caption is nearer than another's, nearly always."""
-    import json
 
-    rows = [
-        json.loads(line) for line in (POCKET / "data" / "test" / "manifest.jsonl").read_text().splitlines()
-    ]
-    rows = rows[:40]
+    manifest = (POCKET / "data" / "test" / "manifest.jsonl").read_text()
+    rows = [json.loads(line) for line in manifest.splitlines()[:40]]
     texts = pocket_asr.encode_texts([row["reference"] for row in rows])
     images = pocket_asr.encode_images([POCKET / "data" / "test" / row["image"] for row in rows])
     cosines = images @ texts.T
