@@ -13,6 +13,12 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = 
     parser.add_argument("--num-beams", type=int, default=5, metavar="K", help="beams (default %(default)s)")
     parser.add_argument("--language", metavar="L", help="language code or name (default: detected)")
     parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="most tokens of a hypothesis (default: the checkpoint's)",
+    )
+    parser.add_argument(
         "--precision", metavar="P", help="fp32, int8 or fp16 (default: the fastest on the provider)"
     )
     parser.add_argument(
@@ -31,4 +37,5 @@ def make_pipeline(args: argparse.Namespace) -> MultimodalASR:
         precision=args.precision,
         providers=args.provider,
         threads=args.threads,
+        max_new_tokens=args.max_new_tokens,
     )

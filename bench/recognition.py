@@ -66,6 +66,7 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
             "precision": asr.precision,
             "provider": asr.sessions.provider,
             "num_beams": search.num_beams,
+            "max_new_tokens": search.max_new_tokens,
             "length_penalty": search.length_penalty,
             "early_stopping": search.early_stopping,
             "language": asr.language,

@@ -48,6 +48,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     transcribe.add_argument("--language", metavar="L", help="language code or name (default: detected)")
     transcribe.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="most tokens of a hypothesis (default: the checkpoint's)",
+    )
+    transcribe.add_argument(
         "--json", action="store_true", help="one JSON object a file, with the whole n-best list"
     )
 
@@ -93,6 +99,7 @@ def _transcribe(args: argparse.Namespace) -> int:
         precision=args.precision,
         providers=args.provider,
         threads=args.threads,
+        max_new_tokens=args.max_new_tokens,
     )
     for audio in tqdm(
         args.audio, desc="transcribe", unit="file", disable=None if len(args.audio) > 1 else True

@@ -40,6 +40,9 @@ class MultimodalASR:
             has it, else fp32.
         providers: "cpu", "cuda", "tensorrt", or several in order of preference; None for the best that works.
         threads: Threads of one ONNX Runtime operator; None for all physical cores.
+        max_new_tokens: Most tokens of a hypothesis, end-of-text included; None for what the checkpoint
+            allows. Scores are means per token and reward endless repetition: a bound that suits the
+            utterances keeps a weak checkpoint from it.
 
     Raises:
         SettingsError: A setting is out of range.
@@ -59,9 +62,10 @@ class MultimodalASR:
         precision: str | None = None,
         providers: str | Sequence[str] | None = None,
         threads: int | None = None,
+        max_new_tokens: int | None = None,
     ) -> None:
         self.alpha = checked_alpha(alpha)
-        self.search = BeamSearchSettings(num_beams=num_beams)
+        self.search = BeamSearchSettings(num_beams=num_beams, max_new_tokens=max_new_tokens)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.sessions = SessionFactory(select_provider(providers), SessionSettings(threads=threads))
         self.precision = precision or default_precision(self.bundle, self.sessions.device)
