@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from bench.manifest import read_manifest
-from bench.pipeline_options import add_pipeline_arguments, make_pipeline
 from bench.recognition import write_nbest
 from runtime.console import EXIT_DONE
+from runtime.pipeline_options import add_pipeline_arguments, make_pipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

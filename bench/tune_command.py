@@ -11,7 +11,6 @@ from bench.explain import explain
 from bench.manifest import Utterance, read_manifest
 from bench.nbest_file import NBestFile, read_nbest
 from bench.normalizers import NORMALIZER_NAMES
-from bench.pipeline_options import add_pipeline_arguments, make_pipeline
 from bench.recognition import write_nbest
 from bench.report import write_report
 from bench.system_info import system_info
@@ -20,6 +19,7 @@ from bench.tune_table import summary_lines
 from bench.tuning import TuneResult, tune
 from runtime.console import EXIT_DONE
 from runtime.errors import OutputError, SettingsError
+from runtime.pipeline_options import add_pipeline_arguments, make_pipeline
 
 __all__ = ["add_arguments", "run", "summary_lines", "write_tune_files"]
 

@@ -1,20 +1,20 @@
 """`python -m bench wer`: word and character error rate of a bundle on a manifest, at one alpha."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, Final
 
+from bench.latency_command import write_report
 from bench.manifest import read_manifest
 from bench.nbest_records import NBestFile, NBestUtterance
 from bench.normalizers import NORMALIZER_NAMES, normalizer
-from bench.pipeline_options import add_pipeline_arguments, make_pipeline
 from bench.recognition import write_nbest
 from bench.scoring import count_character_errors, count_word_errors, error_rate
 from bench.system_info import system_info
 from runtime.console import EXIT_DONE
 from runtime.fusion import fuse, rank
 from runtime.pipeline import checked_alpha
+from runtime.pipeline_options import add_pipeline_arguments, make_pipeline
 
 SCHEMA: Final = "earsight.wer/1"
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         "speech_only": error_rates(nbest, 0.0, args.normalizer),
         "with_picture": error_rates(nbest, alpha, args.normalizer),
     }
-    (args.output / "wer.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    write_report(report, args.output, "wer.json")
     print(f"{'':<24}{'WER':>8}{'CER':>8}")  # noqa: T201
     for name, key in (("speech only", "speech_only"), (f"with picture, α = {alpha:g}", "with_picture")):
         print(f"{name:<24}{report[key]['wer']:>8.1%}{report[key]['cer']:>8.1%}")  # noqa: T201

@@ -13,7 +13,7 @@ from runtime.console import EXIT_DONE, run_guarded
 from runtime.errors import ImageError, ImageNotFoundError, SettingsError
 from runtime.image_cache import save_image_cache
 from runtime.pipeline import MultimodalASR
-from runtime.provider_policy import ORT_NAMES
+from runtime.pipeline_options import add_pipeline_arguments, add_session_arguments, make_pipeline
 from runtime.results import Transcription
 
 PROGRAM = "python -m runtime"
@@ -35,23 +35,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     transcribe.add_argument(
         "audio", nargs="+", metavar="AUDIO", help="audio files (wav, flac, ogg, opus, mp3, …)"
     )
-    _add_bundle(transcribe)
+    add_pipeline_arguments(transcribe)
     picture = transcribe.add_mutually_exclusive_group()
     picture.add_argument("--image", metavar="FILE", help="the picture that the speaker describes")
     picture.add_argument("--image-id", metavar="KEY", help="key of the picture in --image-cache")
-    transcribe.add_argument("--image-cache", metavar="NPZ", help="image embeddings, written by embed-images")
     transcribe.add_argument(
         "--alpha", type=float, default=0.3, help="weight of the picture, 0 to 1 (default %(default)s)"
-    )
-    transcribe.add_argument(
-        "--num-beams", type=int, default=5, metavar="K", help="beams (default %(default)s)"
-    )
-    transcribe.add_argument("--language", metavar="L", help="language code or name (default: detected)")
-    transcribe.add_argument(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        help="most tokens of a hypothesis (default: the checkpoint's)",
     )
     transcribe.add_argument(
         "--json", action="store_true", help="one JSON object a file, with the whole n-best list"
@@ -59,23 +48,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     embed = commands.add_parser("embed-images", help="write the embeddings of pictures to a cache")
     embed.add_argument("images", nargs="+", metavar="FILE|DIR", help="pictures, or folders of pictures")
-    _add_bundle(embed)
+    add_session_arguments(embed)
     embed.add_argument("--output", required=True, type=Path, metavar="NPZ", help="the cache; key = file name")
 
     check = commands.add_parser("doctor", help="print what this machine can run, and where")
     doctor.add_arguments(check)
     return parser.parse_args(argv)
-
-
-def _add_bundle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", required=True, metavar="DIR", help="bundle written by `make export`")
-    parser.add_argument(
-        "--precision", metavar="P", help="fp32, int8 or fp16 (default: the fastest on the provider)"
-    )
-    parser.add_argument(
-        "--provider", choices=sorted(ORT_NAMES), help="where to run (default: the best that works)"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: one a physical core)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,17 +68,7 @@ def _transcribe(args: argparse.Namespace) -> int:
         raise SettingsError("--image-id names a key of an image cache; give the cache with --image-cache NPZ")
     if args.image and not Path(args.image).is_file():
         raise ImageNotFoundError(f"{args.image}: no such picture; expected an image file for --image")
-    asr = MultimodalASR(
-        args.bundle,
-        alpha=args.alpha,
-        num_beams=args.num_beams,
-        image_cache=args.image_cache,
-        language=args.language,
-        precision=args.precision,
-        providers=args.provider,
-        threads=args.threads,
-        max_new_tokens=args.max_new_tokens,
-    )
+    asr = make_pipeline(args, alpha=args.alpha)
     for audio in tqdm(
         args.audio, desc="transcribe", unit="file", disable=None if len(args.audio) > 1 else True
     ):
