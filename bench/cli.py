@@ -14,14 +14,14 @@ PROGRAM: Final = "python -m bench"
 # Command -> (module with add_arguments and run, help). A module is imported only when its command is used.
 COMMANDS: Final = MappingProxyType(
     {
-        "nbest": ("bench.nbest_command", "recognise a manifest into an n-best file"),
-        "tune": ("bench.tune_command", "find the alpha with the lowest word error rate"),
-        "latency": ("bench.latency_command", "measure latency per stage, and peers beside it"),
-        "wer": ("bench.wer_command", "word and character error rate at one alpha"),
-        "accuracy": ("bench.accuracy_command", "what a precision changes against another"),
+        "nbest": ("bench.nbest.command", "recognise a manifest into an n-best file"),
+        "tune": ("bench.tuning.command", "find the alpha with the lowest word error rate"),
+        "latency": ("bench.latency.command", "measure latency per stage, and peers beside it"),
+        "wer": ("bench.accuracy.wer", "word and character error rate at one alpha"),
+        "accuracy": ("bench.accuracy.command", "what a precision changes against another"),
         "compare": ("bench.compare", "what changed between two reports"),
-        "demo": ("bench.demo_command", "tune and measure the bundled pocket models (the default)"),
-        "gpu_check": ("bench.gpu_check", "every check that needs a GPU, in one run"),
+        "demo": ("bench.demo", "tune and measure the bundled pocket models (the default)"),
+        "gpu_check": ("bench.gpu_check.command", "every check that needs a GPU, in one run"),
     }
 )
 

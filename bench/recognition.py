@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bench.manifest import Utterance
-from bench.nbest_file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter, read_nbest
+from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter, read_nbest
 from runtime.audio import load_audio
 from runtime.errors import AudioError, EarsightError, ImageCacheError, ManifestError
 from runtime.fusion import to_caption_style

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.nbest_file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
+from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
 
 WORDS = ("bear", "pear", "boat", "coat", "red", "two")
 

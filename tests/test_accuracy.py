@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from bench import accuracy_command
-from bench.accuracy import compare_accuracy, kendall_tau_b, list_change
-from bench.nbest_file import NBestWriter
-from bench.nbest_records import NBestHeader, NBestHypothesis, NBestUtterance
+from bench.accuracy import command
+from bench.accuracy.comparison import compare_accuracy, kendall_tau_b, list_change
+from bench.nbest.file import NBestWriter
+from bench.nbest.records import NBestHeader, NBestHypothesis, NBestUtterance
 from bench.normalizers import normalizer
 from runtime.errors import NBestFileError, SettingsError
 
@@ -102,7 +102,7 @@ def test_different_utterances_are_refused():
 
 def parse(*arguments):
     parser = argparse.ArgumentParser()
-    accuracy_command.add_arguments(parser)
+    command.add_arguments(parser)
     return parser.parse_args([str(argument) for argument in arguments])
 
 
@@ -112,7 +112,7 @@ def test_command_on_nbest_files(tmp_path, capsys, candidate, status):
         with NBestWriter(tmp_path / name, NBestHeader({"name": name}, {})) as writer:
             writer.write(entry)
     args = parse("--nbest", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--output", tmp_path / "out")
-    assert accuracy_command.run(args) == status
+    assert command.run(args) == status
     report = json.loads((tmp_path / "out" / "accuracy.json").read_text())
     assert report["schema"] == "earsight.accuracy/1"
     assert bool(report["crossed"]) is bool(status)
@@ -129,4 +129,4 @@ def test_command_on_nbest_files(tmp_path, capsys, candidate, status):
 )
 def test_contradicting_arguments_are_refused(arguments):
     with pytest.raises(SettingsError):
-        accuracy_command.run(parse(*arguments))
+        command.run(parse(*arguments))

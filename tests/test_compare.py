@@ -15,7 +15,7 @@ from bench.compare import (
     run,
     table,
 )
-from bench.pareto import Point, pareto_front, pareto_report, pareto_table
+from bench.latency.pareto import Point, pareto_front, pareto_report, pareto_table
 from runtime.errors import SettingsError
 
 REPORT = {

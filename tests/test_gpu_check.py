@@ -8,10 +8,10 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from bench.gpu_check import FILE_NAME, Plan, check, main, numbers, write_report
-from bench.gpu_measurements import TOLERANCES, Work
-from bench.gpu_table import render
-from bench.gpu_trace import read_copies
+from bench.gpu_check.command import FILE_NAME, Plan, check, main, numbers, write_report
+from bench.gpu_check.measurements import TOLERANCES, Work
+from bench.gpu_check.table import render
+from bench.gpu_check.trace import read_copies
 from bench.peers.models import make_workload
 from runtime.errors import OutputError, SettingsError
 from runtime.providers import Provider, SessionSettings

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import latency_command
-from bench.architecture_latency import ArchitectureSettings, outside_share, short_captions
-from bench.latency import BundleSettings, measure_bundle, usable_utterances
-from bench.latency_tables import report_text
+from bench.latency import command
+from bench.latency.architecture import ArchitectureSettings, outside_share, short_captions
+from bench.latency.bundle import BundleSettings, measure_bundle, usable_utterances
+from bench.latency.side_by_side import Rounds
+from bench.latency.stage_timing import STAGES
+from bench.latency.tables import report_text
+from bench.latency.timing import Stopwatch
 from bench.peers.earsight import add_decoding_stages
-from bench.side_by_side import Rounds
-from bench.stage_timing import STAGES
-from bench.timing import Stopwatch
 from runtime.errors import ManifestError, OutputError, SettingsError
 
 POCKET = Path(__file__).parents[1] / "bench" / "pocket"
@@ -42,7 +42,7 @@ def report(bundle):
         cold_runs=1,
         pareto_beams=(1, 2),
     )
-    return latency_command.make_report(lambda: measure_bundle(settings))
+    return command.make_report(lambda: measure_bundle(settings))
 
 
 def test_every_stage_is_measured(report):
@@ -95,14 +95,14 @@ def test_tables_hold_every_stage_and_mark_thin_percentiles(report):
 
 
 def test_report_is_json(report, tmp_path):
-    path = latency_command.write_report(report, tmp_path / "new" / "folder")
+    path = command.write_report(report, tmp_path / "new" / "folder")
     assert json.loads(path.read_text()) == json.loads(json.dumps(report))
 
 
 def test_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="--output"):
-        latency_command.write_report({}, tmp_path / "file")
+        command.write_report({}, tmp_path / "file")
 
 
 def test_audio_beyond_the_window_is_left_out_and_counted(bundle):
@@ -144,7 +144,7 @@ def test_captions_are_reproducible_and_short():
 
 def parse(*arguments):
     parser = argparse.ArgumentParser()
-    latency_command.add_arguments(parser)
+    command.add_arguments(parser)
     return parser.parse_args([str(argument) for argument in arguments])
 
 
@@ -159,7 +159,7 @@ def test_architecture_arguments():
         "--output",
         "out",
     )
-    settings = latency_command.architecture_settings(args)
+    settings = command.architecture_settings(args)
     assert settings.systems() == [
         "earsight-int8",
         "earsight-fp32",
@@ -196,7 +196,7 @@ def test_clip_architecture_has_its_own_peers():
 def test_unusable_arguments_are_refused(arguments, message, tmp_path):
     args = parse(*arguments, "--output", tmp_path)
     with pytest.raises(SettingsError, match=message):
-        latency_command.run(args)
+        command.run(args)
     assert not list(tmp_path.iterdir())
 
 
@@ -209,7 +209,7 @@ def test_either_bundle_or_architecture():
 
 def test_busy_machine_and_unstable_stages_are_warned_of(report):
     busy = report | {"system": report["system"] | {"load_average": [64.0]}, "unstable_stages": ["encoder"]}
-    warnings = latency_command.warnings(busy)
+    warnings = command.warnings(busy)
     assert any("busy" in text for text in warnings)
     assert any("encoder varied" in text for text in warnings)
 
@@ -230,7 +230,7 @@ def test_side_by_side_with_a_peer(tmp_path):
         ),
         *("--repeats", 2, "--warm-up", 0, "--models", tmp_path / "models", "--output", tmp_path / "out"),
     )
-    assert latency_command.run(args) == 0
+    assert command.run(args) == 0
     report = json.loads((tmp_path / "out" / "latency.json").read_text())
     names = [system["name"] for system in report["systems"]]
     assert names == [

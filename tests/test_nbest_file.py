@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.nbest_file import (
+from bench.nbest.file import (
     NBestFile,
     NBestHeader,
     NBestHypothesis,

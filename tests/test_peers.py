@@ -5,15 +5,15 @@ import sys
 import numpy as np
 import pytest
 
-from bench.graph_bytes import cache_bytes, cross_bytes, weight_bytes
+from bench.latency.graph_bytes import cache_bytes, cross_bytes, weight_bytes
+from bench.latency.side_by_side import Rounds, SystemResult, agreement, ratio_table
+from bench.latency.timing import Stopwatch
 from bench.peers.base import NBest, PeerError, Workload, rows, thread_environment
 from bench.peers.clip_text import padded
 from bench.peers.driver import Worker, building, converted
 from bench.peers.memory_read import MemoryRead
 from bench.peers.models import make_workload, read_geometry
 from bench.peers.registry import SPEECH_PRECISIONS, expand, speech_peer, text_peer
-from bench.side_by_side import Rounds, SystemResult, agreement, ratio_table
-from bench.timing import Stopwatch
 from runtime.errors import CheckpointError, SettingsError
 
 WORK = Workload(prompt=(5, 6), end_of_text=3, steps=2, beams=2, threads=1)
@@ -288,7 +288,7 @@ def test_conversion_runs_once(tmp_path):
 
 def test_drivers_import_no_engine_of_peers():
     code = (
-        "import sys, bench.side_by_side, bench.peers.models;"
+        "import sys, bench.latency.side_by_side, bench.peers.models;"
         "print([m for m in ('torch', 'transformers', 'ctranslate2', 'optimum', 'onnx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,13 +8,14 @@ import jiwer
 import numpy as np
 import pytest
 
-from bench import recognition, wer_command
+from bench import recognition
+from bench.accuracy import wer
+from bench.accuracy.wer import chosen_text
 from bench.cli import main as bench_main
 from bench.manifest import read_manifest
-from bench.nbest_file import read_nbest
-from bench.nbest_records import NBestHypothesis, NBestUtterance
+from bench.nbest.file import read_nbest
+from bench.nbest.records import NBestHypothesis, NBestUtterance
 from bench.recognition import write_nbest
-from bench.wer_command import chosen_text
 from runtime.errors import ImageCacheError, ManifestError, NBestFileError
 from runtime.fusion import to_caption_style
 from runtime.image_cache import save_image_cache
@@ -194,4 +195,4 @@ def test_the_chosen_text_follows_alpha():
     assert chosen_text(utterance, 0.0) == "heard"
     assert chosen_text(utterance, 1.0) == "seen"
     assert chosen_text(NBestUtterance("u", "seen"), 1.0) == ""
-    assert wer_command.SCHEMA.startswith("earsight.")
+    assert wer.SCHEMA.startswith("earsight.")

@@ -9,10 +9,10 @@ import pytest
 from nbest_examples import corpus, random_utterances
 from PIL import Image
 
-from bench.nbest_file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
+from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
 from bench.report import write_report
-from bench.tune_options import TuneOptions
 from bench.tuning import tune
+from bench.tuning.options import TuneOptions
 from runtime.errors import OutputError
 
 QUICK = TuneOptions(replicates=200)

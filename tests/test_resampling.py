@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.nbest_records import NBestUtterance
-from bench.resampling import Replicas, bootstrap, resampling_units, small_sample_statements, t_quantile
+from bench.nbest.records import NBestUtterance
+from bench.tuning.resampling import Replicas, bootstrap, resampling_units, small_sample_statements, t_quantile
 
 
 def speakers_of(*names: str | None) -> list[NBestUtterance]:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from nbest_examples import random_utterances
 
-from bench.fusion_lines import fusion_lines, trace_steps
-from bench.nbest_table import NBestTable, build_table
+from bench.nbest.table import NBestTable, build_table
 from bench.normalizers import normalizer
-from bench.surface import ErrorSurface, error_surface
+from bench.tuning.fusion_lines import fusion_lines, trace_steps
+from bench.tuning.surface import ErrorSurface, error_surface
 from runtime.fusion import fuse, rank
 
 

@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from bench.system_info import package_versions, peak_memory, system_info
-from bench.timing import (
+from bench.latency.timing import (
     PERCENTILES,
     Stopwatch,
     nearest_rank,
@@ -14,6 +13,7 @@ from bench.timing import (
     required_samples,
     summarize,
 )
+from bench.system_info import package_versions, peak_memory, system_info
 from runtime.errors import SettingsError
 
 

@@ -10,14 +10,14 @@ import pytest
 from nbest_examples import corpus, random_utterances
 
 from bench.cli import main
-from bench.explain import explain
-from bench.fusion_lines import fusion_lines
-from bench.nbest_file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter
-from bench.nbest_table import build_table
+from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter
+from bench.nbest.table import build_table
 from bench.normalizers import normalizer
-from bench.selection import runtime_choices
-from bench.tune_options import GRID, TuneOptions
 from bench.tuning import TuneResult, tune, tune_alpha
+from bench.tuning.explain import explain
+from bench.tuning.fusion_lines import fusion_lines
+from bench.tuning.options import GRID, TuneOptions
+from bench.tuning.selection import runtime_choices
 from runtime.errors import NBestFileError, SettingsError
 from runtime.fusion import to_caption_style
 from runtime.results import Hypothesis

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from bench.latency.timing import Stopwatch
 from bench.peers.base import Features, NBest, Workload
-from bench.timing import Stopwatch
 
 COMPUTE_TYPES = {"fp32": "float32", "int8": "int8"}
 

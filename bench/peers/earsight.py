@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from bench.latency.timing import Stopwatch
 from bench.peers.base import Features, NBest, Workload
 from bench.peers.clip_text import TextWork
-from bench.timing import Stopwatch
 from runtime.beam_search import beam_search
 from runtime.beam_settings import BeamSearchSettings
 from runtime.bundle import Bundle

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from bench.latency.timing import Stopwatch
 from bench.peers.base import Features, NBest, Workload
 from bench.peers.transformers import mixin_generate, n_best
-from bench.timing import Stopwatch
 
 
 class Optimum:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.latency.timing import Stopwatch
 from bench.peers.base import Features, NBest, Workload, rows
-from bench.timing import Stopwatch
 
 
 class Transformers:

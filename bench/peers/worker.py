@@ -13,12 +13,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from bench.latency.timing import Stopwatch
 from bench.peers.base import Peer, Workload
 from bench.peers.clip_text import TextPeer, TextWork
 from bench.peers.memory_read import MemoryRead
 from bench.peers.registry import speech_peer, text_peer
 from bench.system_info import peak_memory
-from bench.timing import Stopwatch
 
 Request = dict[str, Any]
 

@@ -9,11 +9,11 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from bench.explain import Explanation, explain
-from bench.fusion_lines import fusion_lines, trace_steps
-from bench.nbest_records import NBestFile
-from bench.nbest_table import build_table
+from bench.nbest.records import NBestFile
+from bench.nbest.table import build_table
 from bench.tuning import TuneResult
+from bench.tuning.explain import Explanation, explain
+from bench.tuning.fusion_lines import fusion_lines, trace_steps
 
 SHOWN: Final = 14
 MOST_IMPROVED: Final = 7

@@ -1,0 +1,1 @@
+"""Error rates of a bundle, and what a precision changes of them."""

@@ -1,0 +1,170 @@
+"""`python -m bench accuracy`: is another precision as accurate as the reference?"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.accuracy.comparison import compare_accuracy, first_changes
+from bench.latency.command import write_report
+from bench.manifest import Utterance, read_manifest
+from bench.nbest.file import read_nbest
+from bench.nbest.records import NBestUtterance
+from bench.normalizers import normalizer
+from bench.recognition import write_nbest
+from bench.system_info import system_info
+from runtime.bundle import Bundle
+from runtime.console import EXIT_DONE, EXIT_FAULT
+from runtime.errors import SettingsError
+from runtime.pipeline import MultimodalASR
+
+SCHEMA = "earsight.accuracy/1"
+FILE_NAME = "accuracy.json"
+SHOWN_CHANGES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest change that counts as equally accurate.
+
+    Attributes:
+        wer: Absolute difference of word error rates, as a ratio.
+        first_changed: Share of utterances whose first hypothesis changes.
+    """
+
+    wer: float
+    first_changed: float
+
+    def crossed(self, result: dict[str, Any]) -> list[str]:
+        """Return what is over its limit, as sentences."""
+        found = []
+        if result["wer_difference"] > self.wer:
+            found.append(
+                f"WER grew by {result['wer_difference'] * 100:.2f} points (limit {self.wer * 100:g})"
+            )
+        if result["first_changed"] > self.first_changed:
+            changed = result["first_changed"] * 100
+            limit = self.first_changed * 100
+            found.append(f"the first hypothesis changed in {changed:.2f} % (limit {limit:g} %)")
+        return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `python -m bench accuracy`."""
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle that has both precisions")
+    parser.add_argument("--data", type=Path, metavar="MANIFEST", help="audio, references and pictures")
+    parser.add_argument("--reference-precision", default="fp32", metavar="P", help="default %(default)s")
+    parser.add_argument("--precision", default="int8", metavar="P", help="default %(default)s")
+    parser.add_argument(
+        "--nbest",
+        type=Path,
+        nargs=2,
+        metavar=("REFERENCE", "CANDIDATE"),
+        help="instead of --bundle and --data: two n-best files, no model needed",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"folder for {FILE_NAME}")
+    parser.add_argument("--beams", type=int, default=5, metavar="K", help="beams and hypotheses (default 5)")
+    parser.add_argument("--language", metavar="L", help="default: detected")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator")
+    parser.add_argument("--image-cache", type=Path, metavar="NPZ", help="embeddings for rows with image_id")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N utterances")
+    parser.add_argument("--normalizer", default="notebook", metavar="NAME", help="for WER (default notebook)")
+    parser.add_argument(
+        "--max-wer-difference", type=float, default=0.005, metavar="R", help="absolute, default 0.005"
+    )
+    parser.add_argument(
+        "--max-first-changed", type=float, default=0.03, metavar="R", help="share, default 0.03"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, write accuracy.json, print a summary; status 1 when a limit is crossed."""
+    text = normalizer(args.normalizer)
+    reference, candidate, source = _from_files(args) if args.nbest else _from_bundle(args)
+    result = compare_accuracy(reference, candidate, text)
+    limits = Limits(args.max_wer_difference, args.max_first_changed)
+    crossed = limits.crossed(result)
+    report = {"schema": SCHEMA, "system": system_info(), **source, **result, "crossed": crossed}
+    path = write_report(report, args.output, FILE_NAME)
+    print(summary(result))  # noqa: T201
+    for name, old, new in first_changes(reference, candidate, SHOWN_CHANGES):
+        print(f"  {name}: {old!r} -> {new!r}")  # noqa: T201
+    for sentence in crossed:
+        print(f"crossed: {sentence}")  # noqa: T201
+    print(path)  # noqa: T201
+    return EXIT_FAULT if crossed else EXIT_DONE
+
+
+Lists = tuple[Sequence[NBestUtterance], Sequence[NBestUtterance], dict[str, Any]]
+
+
+def _from_files(args: argparse.Namespace) -> Lists:
+    if args.bundle or args.data:
+        raise SettingsError("--nbest takes the place of --bundle and --data; give one or the other")
+    reference, candidate = (read_nbest(path) for path in args.nbest)
+    settings = {"reference": reference.header.to_dict(), "candidate": candidate.header.to_dict()}
+    return reference.utterances, candidate.utterances, {"settings": settings}
+
+
+def _from_bundle(args: argparse.Namespace) -> Lists:
+    if not args.bundle or not args.data:
+        raise SettingsError("--bundle and --data are needed, or --nbest REFERENCE CANDIDATE")
+    if args.precision == args.reference_precision:
+        raise SettingsError(f"both precisions are {args.precision!r}; expected two different ones")
+    bundle = Bundle.open(args.bundle)
+    utterances = read_manifest(args.data)[: args.limit]
+    lists = [recognise(args, bundle, name, utterances) for name in (args.reference_precision, args.precision)]
+    settings = {
+        "reference_precision": args.reference_precision,
+        "precision": args.precision,
+        "beams": args.beams,
+        "language": args.language,
+    }
+    identity = {"name": bundle.name, "sha256": bundle.digest}
+    return lists[0], lists[1], {"bundle": identity, "settings": settings}
+
+
+def recognise(
+    args: argparse.Namespace, bundle: Bundle, precision: str, utterances: Sequence[Utterance]
+) -> Sequence[NBestUtterance]:
+    """Recognise all utterances on the CPU in one precision; the n-best file stays in the output folder.
+
+    The pipeline is gone at the end: two precisions of a large model need not fit into memory together.
+    """
+    asr = MultimodalASR(
+        bundle,
+        num_beams=args.beams,
+        language=args.language,
+        precision=precision,
+        providers="cpu",
+        threads=args.threads,
+        image_cache=args.image_cache,
+    )
+    return write_nbest(asr, utterances, args.output / f"{precision}.jsonl", resume=False).utterances
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Return the main figures, one a line."""
+    old, new = result["reference"], result["candidate"]
+    lines = [
+        f"{result['num_samples']} utterances, normaliser {result['normalizer']}",
+        f"WER                     {old['wer'] * 100:.2f} % -> {new['wer'] * 100:.2f} %",
+        f"first hypothesis changed {result['first_changed'] * 100:.2f} %",
+    ]
+    for name, label in (
+        ("kendall_tau", "Kendall tau of the lists"),
+        ("overlap", "overlap of the lists"),
+        ("score_difference", "|difference of scores|"),
+    ):
+        spread = result[name]
+        if spread["count"]:
+            lines.append(
+                f"{label:<24}mean {spread['mean']:.4f}, {spread['least']:.4f} to {spread['greatest']:.4f}"
+            )
+    if old["best_alpha"] is not None and new["best_alpha"] is not None:
+        lines.append(
+            f"best alpha              {old['best_alpha']:.2f} -> {new['best_alpha']:.2f} on the grid, "
+            f"{old['best_alpha_exact']:.4f} -> {new['best_alpha_exact']:.4f} exact"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""`python -m bench wer`: word and character error rate of a bundle on a manifest, at one alpha."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Final
+
+from bench.latency.command import write_report
+from bench.manifest import read_manifest
+from bench.nbest.records import NBestFile, NBestUtterance
+from bench.normalizers import NORMALIZER_NAMES, normalizer
+from bench.recognition import write_nbest
+from bench.scoring import count_character_errors, count_word_errors, error_rate
+from bench.system_info import system_info
+from runtime.console import EXIT_DONE
+from runtime.fusion import fuse, rank
+from runtime.pipeline import checked_alpha
+from runtime.pipeline_options import add_pipeline_arguments, make_pipeline
+
+SCHEMA: Final = "earsight.wer/1"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add_pipeline_arguments(parser)
+    parser.add_argument("--data", required=True, type=Path, metavar="MANIFEST", help="JSON Lines or CSV")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="for nbest.jsonl and wer.json"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.3, help="weight of the picture (default %(default)s)"
+    )
+    parser.add_argument(
+        "--normalizer", choices=NORMALIZER_NAMES, default="notebook", help="(default %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Recognise, score, write `wer.json` and print a table."""
+    alpha = checked_alpha(args.alpha)
+    utterances = read_manifest(args.data)
+    nbest = write_nbest(make_pipeline(args), utterances, args.output / "nbest.jsonl")
+    report = {
+        "schema": SCHEMA,
+        "alpha": alpha,
+        "normalizer": args.normalizer,
+        "num_samples": len(nbest.utterances),
+        "bundle": dict(nbest.header.bundle),
+        "settings": dict(nbest.header.settings),
+        "system": system_info(),
+        "speech_only": error_rates(nbest, 0.0, args.normalizer),
+        "with_picture": error_rates(nbest, alpha, args.normalizer),
+    }
+    write_report(report, args.output, "wer.json")
+    print(f"{'':<24}{'WER':>8}{'CER':>8}")  # noqa: T201
+    for name, key in (("speech only", "speech_only"), (f"with picture, α = {alpha:g}", "with_picture")):
+        print(f"{name:<24}{report[key]['wer']:>8.1%}{report[key]['cer']:>8.1%}")  # noqa: T201
+    return EXIT_DONE
+
+
+def error_rates(nbest: NBestFile, alpha: float, normalizer_name: str) -> dict[str, Any]:
+    """Return corpus WER and CER of the texts that the runtime would choose at `alpha`."""
+    clean = normalizer(normalizer_name).apply
+    references = [clean(utterance.reference) for utterance in nbest.utterances]
+    texts = [clean(chosen_text(utterance, alpha)) for utterance in nbest.utterances]
+    words, characters = count_word_errors(references, texts), count_character_errors(references, texts)
+    return {
+        "wer": error_rate(int(words.errors.sum()), int(words.reference_length.sum())),
+        "cer": error_rate(int(characters.errors.sum()), int(characters.reference_length.sum())),
+        "substitutions": int(words.substitutions.sum()),
+        "deletions": int(words.deletions.sum()),
+        "insertions": int(words.insertions.sum()),
+        "reference_words": int(words.reference_length.sum()),
+    }
+
+
+def chosen_text(utterance: NBestUtterance, alpha: float) -> str:
+    """Return the hypothesis with the highest fused score; the best by ASR score without a picture."""
+    if not utterance.hypotheses:
+        return ""
+    if not utterance.has_image:
+        return utterance.hypotheses[0].text
+    scores = [hypothesis.score for hypothesis in utterance.hypotheses]
+    cosines = [float(hypothesis.clip_score or 0.0) for hypothesis in utterance.hypotheses]
+    return utterance.hypotheses[int(rank(fuse(scores, cosines, alpha).fused)[0])].text

@@ -1,0 +1,251 @@
+"""The measurements of `bench.gpu_check`: one function a question, on any execution provider."""
+
+import gc
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.gpu_check.trace import read_copies
+from bench.latency.architecture import short_captions
+from bench.latency.graph_bytes import cache_bytes, cross_bytes, weight_bytes
+from bench.latency.timing import Stopwatch, summarize
+from bench.peers.base import NBest, Workload
+from bench.peers.earsight import EarsightSpeech, TimedSession
+from bench.peers.models import read_geometry
+from runtime.bundle import Bundle, graph_path
+from runtime.clip import TextEncoder
+from runtime.providers import Provider, SessionFactory, SessionSettings
+from runtime.whisper import WhisperModel
+
+Features = NDArray[np.float32]
+
+# Largest difference of a log-probability after the prompt to float32 on the CPU. float32: other orders of
+# summation over some thousand terms. float16: 11 bits of mantissa through all layers, as measured on the CPU.
+TOLERANCES: Final = {"fp32": 2e-3, "fp16": 5e-2}
+HALF_BYTES: Final = 2
+DEFAULT_BYTES: Final = 4
+
+
+class DeviceSpeech(EarsightSpeech):
+    """`EarsightSpeech` on a provider of choice."""
+
+    def __init__(self, precision: str, sessions: SessionFactory) -> None:
+        super().__init__(precision)
+        self.sessions = sessions
+
+    def load(self, folder: Path, workload: Workload) -> None:  # noqa: ARG002
+        """Open the Whisper of a bundle folder."""
+        self._bundle = Bundle.open(folder)
+        self._model = WhisperModel.of_bundle(self._bundle, self.precision, self.sessions)
+        self._model.decoder = TimedSession(self._model.decoder)
+
+    @property
+    def model(self) -> WhisperModel:
+        """The opened model."""
+        model: WhisperModel = self._model
+        return model
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is measured.
+
+    Attributes:
+        bundle: Bundle folder.
+        workload: Prompt, tokens, beams, threads.
+        rounds: Measured repetitions; a fifth as many (at least 2) go before them unmeasured.
+        seed: Of the features.
+    """
+
+    bundle: Path
+    workload: Workload
+    rounds: int = 10
+    seed: int = 0
+
+    def features(self, batch: int) -> Features:
+        """Return reproducible log-mel features (batch, mels, frames)."""
+        geometry = read_geometry(self.bundle / "whisper")
+        shape = (batch, geometry["mels"], geometry["frames"])
+        return np.random.default_rng(self.seed).standard_normal(shape).astype(np.float32)
+
+    @property
+    def warm_up(self) -> int:
+        """Unmeasured repetitions."""
+        return max(2, self.rounds // 5)
+
+
+def check_parity(reference: DeviceSpeech, tested: DeviceSpeech, work: Work, batch: int) -> dict[str, Any]:
+    """Compare a provider and precision with float32 on the CPU.
+
+    Args:
+        reference: float32 on the CPU.
+        tested: What is tested.
+        work: The same work for both.
+        batch: Utterances.
+
+    Returns:
+        `prompt_difference`, the largest difference of the log-probabilities that the reference ranks first
+        after the prompt, `tolerance`, `passed`; and of the search `identical_hypotheses` and `identical_best`
+        (shares) with the largest `score_difference` of hypotheses of the same rank.
+    """
+    features = work.features(batch)
+    prompts = np.array([work.workload.prompt] * batch, np.int64)
+    difference = _prompt_difference(reference.model, tested.model, features, prompts)
+    expected = reference.run(features, work.workload, Stopwatch())
+    found = tested.run(features, work.workload, Stopwatch())
+    tolerance = TOLERANCES[tested.precision]
+    identical, best = _shares(expected, found)
+    # In float32 the search must not notice the provider. In float16 close candidates may change places.
+    passed = difference <= tolerance and (tested.precision != "fp32" or identical == 1.0)
+    return {
+        "precision": tested.precision,
+        "batch": batch,
+        "prompt_difference": difference,
+        "tolerance": tolerance,
+        "identical_hypotheses": identical,
+        "identical_best": best,
+        "score_difference": float(np.abs(np.array(expected.scores) - np.array(found.scores)).max()),
+        "passed": passed,
+    }
+
+
+def _prompt_difference(
+    reference: WhisperModel, tested: WhisperModel, features: Features, prompts: NDArray[np.int64]
+) -> float:
+    """Compare log-probabilities after the prompt for the tokens that both rank among their first 64."""
+    count = min(64, reference.tokens.vocab_size)
+    mask = np.zeros((1, reference.tokens.vocab_size), np.float32)
+    outputs = [
+        model.step_decoder(model.encode(features)).prefill(prompts, mask, count)
+        for model in (reference, tested)
+    ]
+    largest = 0.0
+    for expected, tokens, found, found_tokens in zip(*outputs[0], *outputs[1], strict=True):
+        mine = dict(zip(found_tokens[0].tolist(), found[0].tolist(), strict=True))
+        pairs = zip(tokens[0].tolist(), expected[0].tolist(), strict=True)
+        differences = [abs(value - mine[token]) for token, value in pairs if token in mine]
+        if len(differences) < count // 2:
+            return float("inf")  # they do not even agree on half of the likeliest tokens
+        largest = max(largest, *differences)
+    return largest
+
+
+def _shares(expected: NBest, found: NBest) -> tuple[float, float]:
+    pairs = list(zip(expected.sequences, found.sequences, strict=True))
+    same = [a == b for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True)]
+    best = [ours[0] == theirs[0] for ours, theirs in pairs]
+    return float(np.mean(same)), float(np.mean(best))
+
+
+def measure_speech(speech: DeviceSpeech, work: Work, batch: int) -> dict[str, Any]:
+    """Time encoder, prompt, step and everything around them for one batch.
+
+    Returns:
+        `stages` (medians and raw seconds), `utterances_per_second`, `memory_bytes` of the GPU in use.
+    """
+    features = work.features(batch)
+    for _ in range(work.warm_up):
+        speech.run(features, work.workload, Stopwatch())
+    watch = Stopwatch()
+    for _ in range(work.rounds):
+        speech.run(features, work.workload, watch)
+    seconds = summarize(whole_seconds(watch)).median
+    return {
+        "precision": speech.precision,
+        "batch": batch,
+        "stages": {name: summary.to_dict() for name, summary in watch.summaries().items()},
+        "median_s": seconds,
+        "utterances_per_second": batch / seconds,
+        "memory_bytes": gpu_memory(speech.sessions.device_id) if speech.sessions.device == "cuda" else None,
+    }
+
+
+def whole_seconds(watch: Stopwatch) -> list[float]:
+    """Return encoder plus decoding of every run, seconds."""
+    return [sum(parts) for parts in zip(watch.raw("encoder"), watch.raw("decoding"), strict=True)]
+
+
+def step_floor(work: Work, precision: str, batch: int, bandwidth: int) -> dict[str, Any]:
+    """Return what an average step must read, and how long that takes at the GPU's full bandwidth.
+
+    Args:
+        work: The work.
+        precision: Of the graphs.
+        batch: Utterances.
+        bandwidth: Bytes per second; 0 where it is not known.
+    """
+    geometry = read_geometry(work.bundle / "whisper")
+    workload = work.workload
+    graph = Bundle.open(work.bundle).verified(graph_path("decoder_model", precision))
+    item = HALF_BYTES if precision == "fp16" else DEFAULT_BYTES
+    read = cross_bytes(geometry, batch) + cache_bytes(
+        geometry, batch, len(workload.prompt), workload.beams, workload.steps
+    )
+    size = weight_bytes(graph) + read * item // DEFAULT_BYTES
+    return {"step_bytes": size, "floor_s": size / bandwidth if bandwidth else None}
+
+
+def check_copies(work: Work, precision: str, provider: Provider, settings: SessionSettings) -> dict[str, Any]:
+    """Run a short search with a trace and look for copies of keys and values between host and device.
+
+    Returns:
+        `on_device`: whether the cross-attention stayed where it was computed; `copies`; `passed`.
+    """
+    short = replace(work, workload=replace(work.workload, steps=min(8, work.workload.steps)))
+    with tempfile.TemporaryDirectory(prefix="earsight-") as folder:
+        traced = SessionFactory(provider, replace(settings, trace=Path(folder) / "trace"))
+        speech = DeviceSpeech(precision, traced)
+        speech.load(work.bundle, short.workload)
+        cross = speech.model.encode(short.features(1))
+        speech.run(short.features(1), short.workload, Stopwatch())
+        copies = read_copies(Path(speech.model.decoder.end_profiling()))
+        speech.model.encoder.end_profiling()
+    places = {value.device_name() for value in cross.values.values()}
+    return {
+        "precision": precision,
+        "on_device": places == {traced.device},
+        "copies": [copy.to_dict() for copy in copies],
+        "passed": places == {traced.device} and not any(copy.is_cache for copy in copies),
+    }
+
+
+def measure_texts(
+    work: Work, precision: str, sessions: SessionFactory, counts: Sequence[int], batch_size: int
+) -> dict[int, list[float]]:
+    """Time CLIP's text encoder, tokenisation included.
+
+    Returns:
+        For every number of texts the raw seconds.
+    """
+    encoder = TextEncoder(Bundle.open(work.bundle), precision, sessions)
+    raw: dict[int, list[float]] = {}
+    for count in counts:
+        texts = short_captions(count, work.seed)
+        watch = Stopwatch(discard=work.warm_up)
+        for _ in range(work.warm_up + work.rounds):
+            with watch.lap("whole"):
+                encoder(texts, batch_size=min(count, batch_size))
+        raw[count] = watch.raw("whole")
+    return raw
+
+
+def gpu_memory(device_id: int) -> int | None:
+    """Return the memory in use on a GPU by all processes, bytes; None where `nvidia-smi` does not tell."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", f"--id={device_id}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    text = done.stdout.strip()
+    return int(text) * 2**20 if done.returncode == 0 and text.isdigit() else None
+
+
+def release() -> None:
+    """Free sessions that are no longer referenced, and with them their GPU memory."""
+    gc.collect()

@@ -1,0 +1,95 @@
+"""Where the time of one utterance goes: the stages of `MultimodalASR.transcribe`, called one by one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import soundfile
+
+from bench.latency.timing import Stopwatch
+from bench.manifest import Utterance
+from bench.peers.earsight import TimedSession, add_decoding_stages
+from runtime.audio import load_audio
+from runtime.fusion import fuse, rank, to_caption_style
+from runtime.pipeline import MultimodalASR
+
+# In the order of the data, as the report lists them.
+STAGES = (
+    "load",
+    "resample",
+    "log_mel",
+    "encoder",
+    "language",
+    "prompt",
+    "step",
+    "bookkeeping",
+    "image",
+    "text",
+    "fusion",
+    "whole",
+)
+
+
+class StageTimer:
+    """Times whole transcriptions and, in calls of their own, their stages.
+
+    Args:
+        asr: The pipeline; its decoder session is wrapped while stages are timed.
+        watch: Takes the latencies.
+    """
+
+    def __init__(self, asr: MultimodalASR, watch: Stopwatch) -> None:
+        self._asr = asr
+        self._watch = watch
+
+    def whole(self, utterance: Utterance) -> None:
+        """Time one transcription from file to text."""
+        with self._watch.lap("whole"):
+            self._asr.transcribe(utterance.audio, image_id=utterance.image_id, image_path=utterance.image)
+
+    def stages(self, utterance: Utterance) -> None:
+        """Time every stage of one transcription."""
+        asr, watch = self._asr, self._watch
+        features = asr.whisper.features
+        rate = soundfile.info(utterance.audio).samplerate
+        with watch.lap("load"):
+            recorded = load_audio(utterance.audio, target_rate=rate)
+        with watch.lap("resample"):
+            waveform = load_audio(recorded, rate, features.sampling_rate)
+        with watch.lap("log_mel"):
+            log_mel = features([waveform])
+        with watch.lap("encoder"):
+            cross = asr.whisper.encode(log_mel)
+        language = asr.language
+        if language is None and asr.whisper.tokens.is_multilingual:
+            with watch.lap("language"):
+                languages = asr.whisper.first_position(cross).languages
+            language = languages[0] if languages else None
+        prompts = [asr.whisper.tokens.prompt(language)]
+        session = asr.whisper.decoder
+        timed = TimedSession(session)
+        asr.whisper.decoder = timed
+        try:
+            decoding = Stopwatch()
+            with decoding.lap("decoding"):
+                (finished,) = asr.whisper.nbest(cross, prompts, asr.search)
+        finally:
+            asr.whisper.decoder = session
+        add_decoding_stages(watch, timed.raw, decoding.raw("decoding")[0])
+        texts = [asr.whisper.tokens.decode(entry.tokens).strip().lower() for entry in finished]
+        self._rescoring(utterance, texts, [entry.score for entry in finished])
+
+    def _rescoring(self, utterance: Utterance, texts: Sequence[str], scores: Sequence[float]) -> None:
+        """Time picture, texts and fusion, where there is a picture."""
+        asr, watch = self._asr, self._watch
+        known = utterance.image_id is not None and utterance.image_id in asr.image_embeddings
+        if not texts or (utterance.image is None and not known):
+            return
+        if known:
+            embedding = asr.image_embeddings[str(utterance.image_id)]
+        else:
+            with watch.lap("image"):
+                (embedding,) = asr.encode_images([Path(str(utterance.image))])
+        with watch.lap("text"):
+            cosines = asr.clip_similarity(embedding, [to_caption_style(text) for text in texts])
+        with watch.lap("fusion"):
+            rank(fuse(scores, cosines, asr.alpha).fused)

@@ -1,0 +1,1 @@
+"""N-best files: their records, reading and writing, and their arrays."""

@@ -1,0 +1,154 @@
+"""Tuning of alpha from an n-best file: the notebook's grid, the exact surface, and what both are worth."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from bench.nbest.file import NBestFile
+from bench.nbest.table import NBestTable, build_table
+from bench.normalizers import Normalizer, normalizer
+from bench.scoring import error_rate
+from bench.tuning.assessment import Assessment, assess
+from bench.tuning.cross_validation import cross_validate
+from bench.tuning.fusion_lines import FusionLines, Steps, fusion_lines, trace_steps
+from bench.tuning.interpretation import describe_alpha
+from bench.tuning.options import GRID, TuneOptions
+from bench.tuning.resampling import resampling_units
+from bench.tuning.scale_search import tune_scale
+from bench.tuning.selection import exact_alpha, grid_errors, runtime_choices, smallest_alpha_within_one_error
+from bench.tuning.surface import ErrorSurface, error_surface
+
+SCHEMA: Final = "earsight.tune/1"
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """Outcome of a tuning run.
+
+    Attributes:
+        grid_wer: WER at the 21 alphas of the notebook's grid.
+        best_alpha: First alpha of the grid with the lowest WER.
+        surface: WER over all alphas.
+        exact: Breakpoints, intervals and the alphas chosen by the exact rules, as JSON.
+        chosen_alpha: The alpha that is assessed and taken to the test set.
+        development: Assessment of the tuning data at `chosen_alpha`.
+        test: Assessment of the test data at `chosen_alpha`, or None.
+        cross_validation: See `bench.tuning.cross_validation`; None where nothing can be held out.
+        scale: Joint tuning of the scales, or None.
+        interpretation: What the best alpha means, in words.
+        options: The settings.
+        normalizer: The text normaliser.
+        source: Header of the n-best file.
+        table: The n-best lists as arrays.
+        steps: Where choices change.
+    """
+
+    grid_wer: tuple[float, ...]
+    best_alpha: float
+    surface: ErrorSurface
+    exact: dict[str, Any]
+    chosen_alpha: float
+    development: Assessment
+    test: Assessment | None
+    cross_validation: dict[str, Any] | None
+    scale: dict[str, Any] | None
+    interpretation: str
+    options: TuneOptions
+    normalizer: Normalizer
+    source: dict[str, Any]
+    table: NBestTable
+    steps: Steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tune.json` holds: the notebook's keys first."""
+        baseline_wer = self.grid_wer[0]
+        best_wer = self.grid_wer[GRID.index(self.best_alpha)]
+        return {
+            "schema": SCHEMA,
+            "grid_results": [{"alpha": a, "wer": w} for a, w in zip(GRID, self.grid_wer, strict=True)],
+            "best_alpha": self.best_alpha,
+            "best_wer": best_wer,
+            "baseline_wer": baseline_wer,
+            "wer_reduction": baseline_wer - best_wer,
+            "exact": self.exact,
+            "chosen_alpha": self.chosen_alpha,
+            **self.development.summary,
+            "cross_validation": self.cross_validation,
+            "scale": self.scale,
+            "test": None if self.test is None else self.test.summary | {"statements": self.test.statements},
+            "interpretation": self.interpretation,
+            "statements": self.development.statements,
+            "normalizer": {"name": self.normalizer.name, "description": self.normalizer.description},
+            "options": self.options.to_dict(),
+            "nbest": self.source,
+        }
+
+
+def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile | None = None) -> TuneResult:
+    """Tune alpha on an n-best file.
+
+    Args:
+        nbest: What alpha is chosen on.
+        options: Settings; the defaults are the notebook's formula and normaliser.
+        test: Another n-best file, on which the chosen alpha is assessed without being changed.
+
+    Raises:
+        SettingsError: The normaliser is not installed.
+        NBestFileError: Sums of log-probabilities are asked for and not in the file.
+    """
+    options = options or TuneOptions()
+    scorer = normalizer(options.normalizer)
+    table = build_table(nbest.utterances, scorer, options.asr_score)
+    lines = fusion_lines(table)
+    steps = trace_steps(lines)
+    surface = error_surface(steps, table.errors, table.reference_words)
+    on_grid = grid_errors(table, lines, GRID).sum(axis=0)
+    best_alpha = GRID[int(on_grid.argmin())]  # the first of equals, as the notebook's min()
+    chosen_alpha = exact_alpha(surface) if options.select == "exact" else best_alpha
+    return TuneResult(
+        grid_wer=tuple(error_rate(int(errors), table.total_words) for errors in on_grid),
+        best_alpha=best_alpha,
+        surface=surface,
+        exact=_exact_section(table, lines, steps, surface),
+        chosen_alpha=chosen_alpha,
+        development=assess(table, lines, steps, chosen_alpha, options),
+        test=None if test is None else _assess_test(test, scorer, chosen_alpha, options),
+        cross_validation=cross_validate(table, lines, steps, options),
+        scale=tune_scale(table, options) if options.tune_scale else None,
+        interpretation=describe_alpha(chosen_alpha),
+        options=options,
+        normalizer=scorer,
+        source=nbest.header.to_dict(),
+        table=table,
+        steps=steps,
+    )
+
+
+def _exact_section(
+    table: NBestTable, lines: FusionLines, steps: Steps, surface: ErrorSurface
+) -> dict[str, Any]:
+    alpha = exact_alpha(surface)
+    chosen = lines.choices(alpha)
+    rechecked = runtime_choices(table, alpha)
+    widest = surface.widest_best_range()
+    units = resampling_units(table.utterances)
+    return surface.to_dict() | {
+        "alpha": alpha,
+        "midpoint_of_widest": widest.midpoint,
+        "smallest_within_one_standard_error": smallest_alpha_within_one_error(
+            table, steps, surface, units, chosen
+        ),
+        "choice_changes": len(steps.alpha),
+        "runtime_check": {
+            "alpha": alpha,
+            "wer": error_rate(int(table.errors[rechecked].sum()), table.total_words),
+            "different_choices": int(np.count_nonzero(rechecked != chosen)),
+        },
+    }
+
+
+def _assess_test(test: NBestFile, scorer: Normalizer, alpha: float, options: TuneOptions) -> Assessment:
+    table = build_table(test.utterances, scorer, options.asr_score)
+    lines = fusion_lines(table)
+    return assess(table, lines, trace_steps(lines), alpha, options)

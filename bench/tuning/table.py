@@ -1,0 +1,70 @@
+"""The outcome of a tuning run as lines for a terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.tuning.alpha import TuneResult
+
+
+def summary_lines(result: TuneResult) -> Iterator[str]:
+    """Yield the report for people at a terminal."""
+    report = result.to_dict()
+    yield "    α      WER"
+    for row in report["grid_results"]:
+        mark = "  <- best of the grid" if row["alpha"] == report["best_alpha"] else ""
+        yield f" {row['alpha']:4.2f}  {row['wer']:7.2%}{mark}"
+    exact = report["exact"]
+    yield ""
+    yield f"exact: WER {exact['best_wer']:.2%} at α = {exact['alpha']:.4g}; ranges with the lowest WER:"
+    for interval in exact["best_intervals"][:5]:
+        yield f"  {interval['low']:.6g} … {interval['high']:.6g}"
+    yield f"smallest α within one standard error: {exact['smallest_within_one_standard_error']:.4g}"
+    yield f"chosen α ({result.options.select}): {result.chosen_alpha:.4g}"
+    validation = report["cross_validation"]
+    if validation is not None:
+        yield f"cross-validated ({validation['scheme']}): WER {validation['wer']:.2%}"
+    if report["scale"] is not None:
+        scale = report["scale"]
+        yield (
+            f"with scales: WER {scale['wer']:.2%} at ASR temperature {scale['asr_temperature']:g}, "
+            f"CLIP scale {scale['clip_scale']:g}, α = {scale['alpha']:.4g}"
+        )
+    yield from _assessment_lines("tuning data", report)
+    if report["test"] is not None:
+        yield from _assessment_lines("test data (α frozen)", report["test"])
+    yield ""
+    yield result.interpretation
+    yield from result.development.statements
+    if result.test is not None:
+        yield from (f"Test: {statement}" for statement in result.test.statements)
+
+
+def _assessment_lines(title: str, part: dict[str, Any]) -> Iterator[str]:
+    confidence = part["confidence"]
+    yield ""
+    yield f"{title}: {part['num_samples']} utterances, {part['num_with_image']} with a picture"
+    for name, interval in (
+        ("WER, speech only", confidence["baseline_wer"]),
+        (f"WER, α = {part['chosen']['alpha']:.4g}", confidence["wer"]),
+        ("difference", confidence["delta_wer"]),
+    ):
+        ends = "" if interval["low"] is None else f"  [{interval['low']:.2%}, {interval['high']:.2%}]"
+        yield f"  {name:<20}{interval['estimate']:8.2%}{ends}"
+    yield f"  {'CER, speech only':<20}{part['baseline']['cer']:8.2%}"
+    yield f"  {'CER, chosen α':<20}{part['chosen']['cer']:8.2%}"
+    for key in ("oracle_wer", "envelope_oracle_wer", "anti_oracle_wer"):
+        yield f"  {key.removesuffix('_wer').replace('_', ' ') + ' WER':<20}{part[key]:8.2%}"
+    probability = confidence["probability_of_improvement"]
+    if probability is not None:
+        yield f"  {'P(improvement)':<20}{probability:8.2%}  over {confidence['units']} {confidence['unit']}s"
+    shuffle = part["controls"]["image_shuffle"]
+    if shuffle is not None:
+        yield f"  {'pictures shuffled':<20}{shuffle['wer']:8.2%}"
+    yield f"  {len(part['improved'])} utterances improved, {len(part['worsened'])} worsened"
+    for label in ("groups", "speakers"):
+        for name, row in part[label].items():
+            yield (
+                f"  {label[:-1]} {name}: {row['utterances']} utterances, "
+                f"WER {row['baseline_wer']:.2%} -> {row['wer']:.2%}, "
+                f"CER {row['baseline_cer']:.2%} -> {row['cer']:.2%}"
+            )
