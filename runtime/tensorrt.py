@@ -35,7 +35,6 @@ class EngineSettings:
         workspace_bytes: Scratch memory of the builder; None leaves it to TensorRT.
         optimization_level: How long the builder searches, 0 to 5.
         context_model: Also write an EP-context model, which starts without the original graph.
-        cuda_graph: Let TensorRT replay its kernels as a CUDA graph; shapes must then stay the same.
     """
 
     limits: EngineLimits = field(default_factory=EngineLimits)
@@ -44,7 +43,6 @@ class EngineSettings:
     workspace_bytes: int | None = None
     optimization_level: int = 3
     context_model: bool = False
-    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         """Verify ranges.
@@ -108,19 +106,21 @@ class EnginePlan:
             "trt_fp16_enable": _flag(half),
             # LayerNorm sums squares, which overflow float16 in the deeper layers of Whisper.
             "trt_layer_norm_fp32_fallback": _flag(half),
-            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_enable": _flag(True),
             "trt_engine_cache_path": str(folder),
             "trt_engine_cache_prefix": self.key.graph,
-            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_enable": _flag(True),
             "trt_timing_cache_path": str(self.store.timing_folder(self.key)),
             "trt_builder_optimization_level": str(self.settings.optimization_level),
-            "trt_cuda_graph_enable": _flag(self.settings.cuda_graph),
             **self.profile.options(),
         }
         if self.settings.workspace_bytes is not None:
             options["trt_max_workspace_size"] = str(self.settings.workspace_bytes)
         if self.settings.context_model:
-            options["trt_dump_ep_context_model"] = "1"
+            # Relative to the context model, or the model names an absolute path and is refused when it is
+            # loaded (https://github.com/microsoft/onnxruntime/issues/22131).
+            options["trt_engine_cache_path"] = "."
+            options["trt_dump_ep_context_model"] = _flag(True)
             options["trt_ep_context_file_path"] = str(folder / f"{self.graph.stem}_context.onnx")
             options["trt_ep_context_embed_mode"] = "0"  # the engine stays a file of its own
         return options
@@ -196,4 +196,5 @@ def precision_of(graph: Path) -> str:
 
 
 def _flag(value: bool) -> str:
-    return "1" if value else "0"
+    # "1" and "0" are refused: onnxruntime's Python binding wants these words for TensorRT, unlike for CUDA.
+    return str(value)

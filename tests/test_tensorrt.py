@@ -328,16 +328,46 @@ def test_options_name_caches_profile_and_precision(plan):
     options = made.options()
     folder = made.store.folder(made.key)
     assert all(isinstance(value, str) for value in options.values())
-    assert options["trt_engine_cache_path"] == str(folder)
+    assert options["trt_engine_cache_path"] == "."  # beside the context model; see the next assertions
+    assert plan().options()["trt_engine_cache_path"] == str(plan().store.folder(plan().key))
     assert options["trt_timing_cache_path"] == str(made.store.timing_folder(made.key))
-    assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("1", "1")
-    assert options["trt_fp16_enable"] == "0"
+    assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("True", "True")
+    assert options["trt_fp16_enable"] == "False"
     assert options["trt_max_workspace_size"] == str(1 << 30)
     assert options["trt_ep_context_file_path"].startswith(str(folder))
     assert options["trt_profile_min_shapes"] == made.profile.options()["trt_profile_min_shapes"]
     assert "trt_max_workspace_size" not in plan().options()
     half = dataclasses.replace(made, key=dataclasses.replace(made.key, precision="fp16")).options()
-    assert (half["trt_fp16_enable"], half["trt_layer_norm_fp32_fallback"]) == ("1", "1")
+    assert (half["trt_fp16_enable"], half["trt_layer_norm_fp32_fallback"]) == ("True", "True")
+
+
+# What onnxruntime-gpu 1.31.1 reads (its Python binding), and of that what it reads as "True" or "False" only.
+SWITCHES = {
+    "trt_dump_ep_context_model",
+    "trt_engine_cache_enable",
+    "trt_fp16_enable",
+    "trt_layer_norm_fp32_fallback",
+    "trt_timing_cache_enable",
+}
+OTHERS = {
+    "device_id",
+    "trt_builder_optimization_level",
+    "trt_engine_cache_path",
+    "trt_engine_cache_prefix",
+    "trt_ep_context_embed_mode",
+    "trt_ep_context_file_path",
+    "trt_max_workspace_size",
+    "trt_profile_max_shapes",
+    "trt_profile_min_shapes",
+    "trt_profile_opt_shapes",
+    "trt_timing_cache_path",
+}
+
+
+def test_every_option_is_one_that_onnxruntime_reads(plan):
+    options = plan(workspace_bytes=1 << 30, context_model=True).options()
+    assert set(options) == SWITCHES | OTHERS
+    assert {options[name] for name in SWITCHES} <= {"True", "False"}
 
 
 def test_the_gpu_s_number_reaches_the_options(plan):
