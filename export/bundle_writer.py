@@ -23,7 +23,8 @@ from tqdm import tqdm
 from export.checkpoints import Source, load_clip, load_whisper, save_clip_settings, save_whisper_settings
 from export.graph_files import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
 from export.parity import Difference, check_clip, check_whisper
-from runtime.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle, sha256_of
+from export.static_step import write_static_decoder
+from runtime.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle, graph_path, sha256_of, static_decoder_path
 from runtime.errors import BundleError, OutputError, SettingsError
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 
@@ -42,6 +43,7 @@ class ExportRequest:
         output: Bundle folder.
         precisions: Of "fp32", "int8", "fp16".
         overwrite: Replace a folder that is there and is no bundle.
+        static_steps: Also write the decoder in fixed shapes, for CUDA graphs.
     """
 
     whisper: Source
@@ -49,6 +51,7 @@ class ExportRequest:
     output: Path
     precisions: tuple[str, ...] = ("fp32", "int8")
     overwrite: bool = False
+    static_steps: bool = False
 
     def __post_init__(self) -> None:
         unknown = [precision for precision in self.precisions if precision not in PRECISIONS]
@@ -57,15 +60,18 @@ class ExportRequest:
                 f"precisions are {','.join(self.precisions) or 'empty'}; "
                 f"expected some of {','.join(PRECISIONS)}"
             )
+        if self.static_steps and set(self.precisions) == {"int8"}:
+            raise SettingsError("--static-steps needs fp32 or fp16 among the precisions: CUDA runs no int8")
 
     def identity(self) -> dict[str, Any]:
         """Return what a bundle must have been made of to count as up to date."""
-        return {
+        identity = {
             "whisper": self.whisper.fingerprint(),
             "clip": self.clip.fingerprint(),
             "precisions": [precision for precision in PRECISIONS if precision in self.precisions],
             "exporter": EXPORTER_REVISION,
         }
+        return identity | ({"static_steps": True} if self.static_steps else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,10 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
                 remove_graphs(part.graphs, "fp32", folder)
             del model
             gc.collect()
+    if request.static_steps:
+        for precision in set(wanted) - {"int8"}:
+            decoder = folder / graph_path("decoder_model", precision)
+            write_static_decoder(decoder, folder / static_decoder_path(precision))
     _write_manifest(folder, request.output.name, identity, sources, parity)
 
 

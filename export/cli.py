@@ -50,6 +50,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="LIST",
         help=f"comma-separated, of {','.join(PRECISIONS)} (default %(default)s; CPUs: int8, GPUs: fp16)",
     )
+    parser.add_argument(
+        "--static-steps", action="store_true", help="also write the decoder in fixed shapes, for CUDA graphs"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is no bundle")
     parser.add_argument("--verbose", action="store_true", help="log what the libraries have to say")
     args = parser.parse_args(argv)
@@ -82,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
                 make_clip_checkpoint(name, folder / name)
                 clip = Source(str(folder / name))
         precisions = tuple(part.strip() for part in args.precision.split(",") if part.strip())
-        request = ExportRequest(whisper, clip, args.output, precisions, args.overwrite)
+        request = ExportRequest(
+            whisper, clip, args.output, precisions, args.overwrite, static_steps=args.static_steps
+        )
         bundle, written = write_bundle(request)
     print(_summary(bundle) if written else f"{bundle.folder} is up to date")
     return EXIT_DONE

@@ -25,6 +25,8 @@ GRAPH_FOLDERS: Final = MappingProxyType(
         "vision_model": "clip/onnx",
     }
 )
+# An optional fifth graph: the decoder in fixed shapes, whose weights are those of `decoder_model`.
+STATIC_DECODER: Final = "decoder_static_model"
 SETTINGS_FILES: Final = (
     "whisper/config.json",
     "whisper/generation_config.json",
@@ -41,6 +43,11 @@ def graph_path(graph: str, precision: str) -> str:
     """Return where a graph lies in a bundle, relative and with forward slashes."""
     suffix = "" if precision == "fp32" else f"_{precision}"
     return f"{GRAPH_FOLDERS[graph]}/{graph}{suffix}.onnx"
+
+
+def static_decoder_path(precision: str) -> str:
+    """Return where the decoder in fixed shapes lies in a bundle that has one."""
+    return graph_path("decoder_model", precision).replace("decoder_model", STATIC_DECODER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,23 @@ class Bundle:
         if data in self.manifest["files"]:
             self.verified(data)
         return path
+
+    def static_decoder(self, precision: str) -> Path:
+        """Return the verified path of the decoder in fixed shapes.
+
+        Raises:
+            SettingsError: There is none in this precision.
+            BundleNotFoundError: The file is missing.
+            BundleError: Its hash, or that of the decoder whose weights it shares, does not fit.
+        """
+        self.graph("decoder_model", precision)
+        name = static_decoder_path(precision)
+        if name not in self.manifest["files"]:
+            raise SettingsError(
+                f"the bundle {self.folder} has no {name}: fixed shapes need fp32 or fp16 and an export with "
+                "`--static-steps`"
+            )
+        return self.verified(name)
 
     def verified(self, name: str) -> Path:
         """Compare one file with its hash and return its path.

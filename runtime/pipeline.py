@@ -19,6 +19,7 @@ from runtime.image_cache import load_image_cache
 from runtime.image_files import ImageSource
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 from runtime.results import Hypothesis, RescoredHypothesis, Transcription
+from runtime.static_step import StaticWhisperModel
 from runtime.whisper import CrossAttention, WhisperModel
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class MultimodalASR:
         max_new_tokens: Most tokens of a hypothesis, end-of-text included; None for what the checkpoint
             allows. Scores are means per token and reward endless repetition: a bound that suits the
             utterances keeps a weak checkpoint from it.
+        static_steps: Decode in fixed shapes, recorded as CUDA graphs on a GPU; the bundle must have been
+            exported with `--static-steps`.
 
     Raises:
         SettingsError: A setting is out of range.
@@ -63,13 +66,15 @@ class MultimodalASR:
         providers: str | Sequence[str] | None = None,
         threads: int | None = None,
         max_new_tokens: int | None = None,
+        static_steps: bool = False,
     ) -> None:
         self.alpha = checked_alpha(alpha)
         self.search = BeamSearchSettings(num_beams=num_beams, max_new_tokens=max_new_tokens)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.sessions = SessionFactory(select_provider(providers), SessionSettings(threads=threads))
         self.precision = precision or default_precision(self.bundle, self.sessions.device)
-        self.whisper = WhisperModel.of_bundle(self.bundle, self.precision, self.sessions)
+        model = StaticWhisperModel if static_steps else WhisperModel
+        self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions)
         self.text_encoder = TextEncoder(self.bundle, self.precision, self.sessions)
         self.image_encoder = ImageEncoder(self.bundle, self.precision, self.sessions)
         self.language = language

@@ -7,12 +7,13 @@ Here a provider that was asked for by name runs, or the call fails and says why.
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
 
+from runtime.bundle import STATIC_DECODER
 from runtime.errors import BundleError, ProviderError, SettingsError
 from runtime.placement import RECORD_PLACEMENT, Placement, check_placement, read_placement
 from runtime.provider_choice import Device, Provider, select_provider
@@ -37,7 +38,8 @@ class SessionSettings:
         memory_pattern: Plan the memory of each input shape ahead; it costs memory for every shape seen.
         gpu_memory_bytes: Limit of the CUDA arena; None for all of the GPU's memory.
         tf32: Allow TF32 products on the GPU: quicker float32, with 10 bits of mantissa.
-        cuda_graph: Record the kernels once and replay them. Input addresses and shapes must then be fixed.
+        cuda_graph: Record the kernels of a decoder step once and replay them (CUDA, and the decoder in fixed
+            shapes alone: no other graph has fixed shapes and addresses).
         fallen_share_limit: Largest share of nodes that may fall to another provider, in [0, 1]; shape
             arithmetic belongs on the CPU.
         engines: TensorRT's engines.
@@ -51,7 +53,7 @@ class SessionSettings:
     memory_pattern: bool = True
     gpu_memory_bytes: int | None = None
     tf32: bool = False
-    cuda_graph: bool = False
+    cuda_graph: bool = True
     fallen_share_limit: float = 0.4
     engines: EngineSettings = field(default_factory=EngineSettings)
     trace: Path | None = None
@@ -163,7 +165,10 @@ class SessionFactory:
         }
 
     def _create(self, graph: Path, tensorrt_options: Mapping[str, str]) -> ort.InferenceSession:
-        providers = provider_list(self.choice, self.settings, tensorrt_options)
+        settings = self.settings
+        if not graph.name.startswith(STATIC_DECODER):
+            settings = replace(settings, cuda_graph=False)
+        providers = provider_list(self.choice, settings, tensorrt_options)
         try:
             session = ort.InferenceSession(
                 graph, session_options(self.settings), providers=providers, enable_fallback=0

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from runtime.beam_search import FinishedHypothesis, beam_search
+from runtime.beam_search import FinishedHypothesis, StepDecoder, beam_search
 from runtime.beam_settings import BeamSearchSettings
 from runtime.bundle import Bundle
 from runtime.errors import BundleError
@@ -65,6 +65,7 @@ class WhisperModel:
         self.tokens = WhisperTokens.from_folder(settings)
         self.features = LogMelExtractor.from_folder(settings)
         self.device = sessions.device
+        self.device_id = sessions.device_id
         self._hidden_entries = sessions.minimum_cache
         self.encoder = sessions.open(encoder)
         self.decoder = sessions.open(decoder)
@@ -97,13 +98,14 @@ class WhisperModel:
         binding = self.encoder.io_binding()
         binding.bind_cpu_input("input_features", np.ascontiguousarray(features, dtype=self._float))
         for name in self._cross_names:
-            binding.bind_output(name, self.device)
+            binding.bind_output(name, self.device, self.device_id)
         self.encoder.run_with_iobinding(binding)
         return CrossAttention(dict(zip(self._cross_names, binding.get_outputs(), strict=True)), len(features))
 
-    def step_decoder(self, cross: CrossAttention) -> "OnnxStepDecoder":
+    def step_decoder(self, cross: CrossAttention) -> StepDecoder:
         """Return a decoder of these utterances, at its beginning."""
-        return OnnxStepDecoder(self.decoder, self.geometry, cross, self.device, self._hidden_entries)
+        device = (self.device, self.device_id)
+        return OnnxStepDecoder(self.decoder, self.geometry, cross, device, self._hidden_entries)
 
     def first_position(self, cross: CrossAttention) -> FirstPosition:
         """Read language and no-speech probability off one decoder step; the encoder does not run again."""
@@ -201,7 +203,7 @@ class OnnxStepDecoder:
         session: ort.InferenceSession,
         geometry: DecoderGeometry,
         cross: CrossAttention,
-        device: str,
+        device: tuple[str, int],
         hidden_entries: int = 0,
     ) -> None:
         self._session = session
@@ -216,7 +218,7 @@ class OnnxStepDecoder:
         self._binding = session.io_binding()
         self._cache_names = [f"{kind}_{i}" for i in range(geometry.layers) for kind in ("key", "value")]
         empty = np.zeros((cross.batch, geometry.heads, hidden_entries, geometry.head_dim), self._float)
-        self._cache = [ort.OrtValue.ortvalue_from_numpy(empty, device) for _ in self._cache_names]
+        self._cache = [ort.OrtValue.ortvalue_from_numpy(empty, *device) for _ in self._cache_names]
         self._bind_cross(cross.values)
 
     def prefill(
@@ -267,7 +269,7 @@ class OnnxStepDecoder:
         """
         self._lineage = self._lineage[utterances]
         self._rows = self._rows[utterances]
-        if self._device != "cpu":
+        if self._device[0] != "cpu":
             return
         rows, self._rows = self._rows, np.arange(len(utterances))
         self._batch = len(utterances)
@@ -326,7 +328,7 @@ class OnnxStepDecoder:
         binding.bind_output("log_probs", "cpu")
         binding.bind_output("tokens", "cpu")
         for name in self._cache_names:
-            binding.bind_output(f"present_{name}", self._device)
+            binding.bind_output(f"present_{name}", *self._device)
         self._session.run_with_iobinding(binding)
         log_probs, tokens, *self._cache = binding.get_outputs()
         return log_probs.numpy(), tokens.numpy()
