@@ -8,7 +8,8 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from bench.gpu_check.command import FILE_NAME, Plan, check, main, numbers, write_report
+from bench.gpu_check.check import ATTENTION_TOKENS, Plan, check
+from bench.gpu_check.command import FILE_NAME, main, numbers, write_report
 from bench.gpu_check.measurements import TOLERANCES, Work
 from bench.gpu_check.table import render
 from bench.gpu_check.trace import read_copies
@@ -24,6 +25,7 @@ def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle") / "pocket"
     sources = ["--whisper", str(POCKET / "models" / "whisper"), "--clip", str(POCKET / "models" / "clip")]
     command = [sys.executable, "-m", "export", *sources, "--output", str(folder), "--precision", "fp32"]
+    command.append("--static-steps")
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
@@ -64,6 +66,50 @@ def test_every_batch_is_timed_by_stage(report):
         assert entry["step_bytes"] > 0
         assert entry["floor_s"] is None  # the bandwidth of a CPU is not known here
         assert entry["memory_bytes"] is None
+
+
+def test_the_forms_of_a_step_are_compared(report):
+    (steps,) = report["steps"]
+    assert steps["forms"]["fixed"] == {"identical_hypotheses": 1.0, "passed": True}
+    assert "records no graphs" in steps["forms"]["recorded"]["left_out"]
+    assert [row["batch"] for row in steps["rows"]] == [1, 2]
+    for row, entry in zip(steps["rows"], report["speech"], strict=True):
+        assert row["raw_s"]["growing"] == entry["stages"]["step"]["raw_s"]
+        assert len(row["raw_s"]["fixed"]) == 2 * 3
+        assert (row["step_bytes"], row["floor_s"]) == (entry["step_bytes"], None)
+    text = render(report)
+    assert "fp32 fixed: 100% of the hypotheses as with a growing cache  passed" in text
+    assert "fp32 recorded: not measured (the provider cpu records no graphs)" in text
+
+
+def test_the_forms_of_attention_are_measured_in_the_checkpoint_s_shapes(report):
+    works = [(entry["work"]["batch"], entry["work"]["tokens"]) for entry in report["attention"]]
+    assert works == [(batch, tokens) for batch in (1, 2) for tokens in ATTENTION_TOKENS]
+    for entry in report["attention"]:
+        assert entry["work"]["half"] is False
+        assert all(len(state["seconds"]) == 2 for state in entry["forms"].values())
+    assert "batch 2, after 256 tokens" in render(report)
+
+
+def test_a_step_is_set_against_its_floor(report):
+    (steps,) = report["steps"]
+    row = {**steps["rows"][0], "floor_s": 0.001, "median_s": {"growing": 0.004, "fixed": 0.002}}
+    (line,) = [
+        line
+        for line in render({**report, "steps": [{**steps, "rows": [row]}]}).splitlines()
+        if line.startswith("fp32") and "4.000" in line
+    ]
+    assert line.split() == ["fp32", "1", "4.000", "2.000", "-", "1.000", "2.0"]
+
+
+def test_a_bundle_without_fixed_shapes_leaves_them_out(bundle, pocket_bundle):
+    work = Work(
+        pocket_bundle.folder, make_workload(bundle / "whisper", steps=2, beams=2, threads=1), rounds=1
+    )
+    plan = Plan(work, ("fp32",), batches=(1,), texts=(1,))
+    found = check(plan, Provider("cpu"), SessionSettings(threads=1))
+    assert "--static-steps" in found["steps"][0]["forms"]["fixed"]["left_out"]
+    assert found["passed"] is True
 
 
 def test_nothing_is_copied_between_host_and_device_on_the_cpu(report):
@@ -107,6 +153,8 @@ def test_a_failed_check_shows():
             "rounds": 1,
             "parity": [],
             "speech": [],
+            "steps": [],
+            "attention": [],
             "texts": {"precision": "fp16", "raw_s": {"64": [0.001]}},
             "copies": [],
             "placement": {},

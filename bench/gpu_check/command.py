@@ -1,7 +1,8 @@
 """Every check that needs a GPU, in one run: `python -m bench.gpu_check`.
 
 Parity with float32 on the CPU, latency of each stage, throughput over batch, memory, node placement, copies
-between host and device, and PyTorch in float16 on the same GPU. One table, one JSON file.
+between host and device, forms of a step and of its attention, and PyTorch in float16 on the same GPU. One
+table, one JSON file.
 """
 
 import argparse
@@ -9,32 +10,19 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tqdm import tqdm
-
-from bench.gpu_check.measurements import (
-    DeviceSpeech,
-    Work,
-    check_copies,
-    check_parity,
-    measure_speech,
-    measure_texts,
-    release,
-    step_floor,
-)
+from bench.gpu_check.check import PARITY_BATCH, Plan, check
+from bench.gpu_check.measurements import Work
 from bench.gpu_check.table import render
-from bench.gpu_check.torch_reference import measure_mixin, measure_torch_texts, torch_obstacle
-from bench.latency.timing import ratio_of_medians
 from bench.peers.models import make_workload, prepare_models
 from bench.system_info import system_info
 from runtime.bundle import Bundle
 from runtime.console import EXIT_DONE, run_guarded
 from runtime.errors import OutputError, SettingsError
-from runtime.providers import Provider, SessionFactory, SessionSettings, select_provider
+from runtime.providers import SessionFactory, SessionSettings, select_provider
 from runtime.tensorrt import EngineSettings
 from runtime.tensorrt_profiles import EngineLimits
 
@@ -42,138 +30,12 @@ SCHEMA: Final = "earsight.gpu_check/1"
 FILE_NAME: Final = "gpu_check.json"
 FAILED: Final = 1
 PRECISIONS: Final = ("fp32", "fp16")
-PARITY_BATCH: Final = 2
-# How much faster than transformers' float16 n-best on the same GPU, by batch, for whisper-small.
-WANTED_RATIOS: Final = {1: 3.0, 16: 2.0}
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run measures.
-
-    Attributes:
-        work: Bundle, prompt, tokens, beams, rounds.
-        precisions: Of the bundle, on the GPU.
-        batches: Numbers of utterances.
-        texts: Numbers of texts for CLIP.
-        whisper: Whisper checkpoint for the comparison with PyTorch; None leaves it out.
-        clip: CLIP checkpoint likewise.
-    """
-
-    work: Work
-    precisions: tuple[str, ...]
-    batches: tuple[int, ...]
-    texts: tuple[int, ...]
-    whisper: Path | None = None
-    clip: Path | None = None
-
-
-def check(plan: Plan, provider: Provider, settings: SessionSettings) -> dict[str, Any]:
-    """Run all checks on one provider.
-
-    Args:
-        plan: What to measure.
-        provider: Where. Any provider will do; the CPU serves to test the script itself.
-        settings: How sessions are opened.
-
-    Returns:
-        The part of the report that depends on the measurement; `passed` sums up what can pass or fail.
-
-    Raises:
-        ProviderError: A graph did not go to the provider.
-        BundleError: The bundle cannot be used.
-    """
-    report: dict[str, Any] = {"parity": [], "speech": [], "copies": [], "placement": {}}
-    reference = DeviceSpeech(
-        "fp32", SessionFactory(Provider("cpu"), SessionSettings(threads=settings.threads))
-    )
-    reference.load(plan.work.bundle, plan.work.workload)
-    turns = len(plan.precisions) * (2 + len(plan.batches)) + 2
-    with tqdm(total=turns, desc="gpu_check", unit="check", disable=None, file=sys.stderr) as bar:
-        for precision in plan.precisions:
-            _check_precision(plan, precision, provider, settings, reference, report, bar)
-        report["texts"] = _texts(plan, provider, settings, report["placement"])
-        bar.update()
-        report["torch"] = _compare_with_torch(plan, report) if provider.device == "cuda" else {}
-        bar.update()
-    judged = [*report["parity"], *report["copies"], *report["torch"].get("ratios", [])]
-    report["passed"] = all(entry["passed"] for entry in judged if entry.get("passed") is not None)
-    return report
-
-
-def _check_precision(
-    plan: Plan,
-    precision: str,
-    provider: Provider,
-    settings: SessionSettings,
-    reference: DeviceSpeech,
-    report: dict[str, Any],
-    bar: "tqdm[Any]",
-) -> None:
-    sessions = SessionFactory(provider, settings)
-    speech = DeviceSpeech(precision, sessions)
-    speech.load(plan.work.bundle, plan.work.workload)
-    report["placement"] |= sessions.describe()["placement"]
-    report["parity"].append(check_parity(reference, speech, plan.work, PARITY_BATCH))
-    bar.update()
-    bandwidth = provider.gpu.bandwidth if provider.gpu else 0
-    for batch in plan.batches:
-        entry = measure_speech(speech, plan.work, batch)
-        entry |= step_floor(plan.work, precision, batch, bandwidth)
-        report["speech"].append(entry)
-        bar.update()
-    del speech
-    release()
-    report["copies"].append(check_copies(plan.work, precision, provider, settings))
-    bar.update()
-
-
-def _texts(
-    plan: Plan, provider: Provider, settings: SessionSettings, placement: dict[str, Any]
-) -> dict[str, Any]:
-    precision = "fp16" if "fp16" in plan.precisions else plan.precisions[0]
-    sessions = SessionFactory(provider, settings)
-    largest = settings.engines.limits.texts if provider.name == "tensorrt" else max(plan.texts)
-    raw = measure_texts(plan.work, precision, sessions, plan.texts, largest)
-    placement |= sessions.describe()["placement"]
-    return {"precision": precision, "raw_s": {str(count): values for count, values in raw.items()}}
-
-
-def _compare_with_torch(plan: Plan, report: dict[str, Any]) -> dict[str, Any]:
-    """Measure PyTorch and set the ratios (PyTorch over this project: above 1 is faster here)."""
-    obstacle = torch_obstacle()
-    if plan.whisper is None or plan.clip is None:
-        obstacle = obstacle or "no checkpoints were given (--whisper, --clip)"
-    if obstacle or plan.whisper is None or plan.clip is None:
-        return {"left_out": obstacle}
-    mixin = measure_mixin(plan.whisper, plan.work, plan.batches)
-    texts = measure_torch_texts(plan.clip, plan.work, plan.texts)
-    ratios = []
-    for entry in report["speech"]:
-        if entry["precision"] != "fp16":
-            continue
-        stages = entry["stages"]
-        parts = zip(stages["encoder"]["raw_s"], stages["decoding"]["raw_s"], strict=True)
-        ratio = ratio_of_medians(mixin[entry["batch"]], [sum(both) for both in parts])
-        wanted = WANTED_RATIOS.get(entry["batch"])
-        ratios.append(
-            {
-                "what": f"n-best, batch {entry['batch']}",
-                **ratio.to_dict(),
-                "wanted": wanted,
-                "passed": None if wanted is None else ratio.value >= wanted,
-            }
-        )
-    for count, raw in texts.items():
-        ratio = ratio_of_medians(raw, report["texts"]["raw_s"][str(count)])
-        ratios.append({"what": f"CLIP text, {count}", **ratio.to_dict(), "wanted": None, "passed": None})
-    return {"left_out": None, "ratios": ratios, "raw_s": {str(batch): raw for batch, raw in mixin.items()}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `python -m bench.gpu_check`."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--bundle", metavar="DIR", type=Path, help="bundle with fp32 and fp16 graphs")
+    source.add_argument("--bundle", metavar="DIR", type=Path, help="fp32 and fp16, with --static-steps")
     source.add_argument("--architecture", metavar="NAME", help="random weights of whisper-small, …")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help=f"folder for {FILE_NAME}")
     parser.add_argument(
@@ -243,7 +105,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     bundle, whisper, clip = args.bundle, args.whisper, args.clip
     if args.architecture:
         # The CPU reference is float32 whatever runs on the GPU.
-        folders = prepare_models(args.architecture, sorted({"fp32", *precisions}), args.models)
+        wanted = sorted({"fp32", *precisions})
+        folders = prepare_models(args.architecture, wanted, args.models, static_steps=True)
         bundle, whisper, clip = folders.bundle, folders.whisper, folders.clip
     workload = make_workload(bundle / "whisper", args.steps, args.beams, args.threads or os.cpu_count() or 1)
     return Plan(Work(bundle, workload, args.rounds), precisions, batches, texts, whisper, clip)

@@ -36,6 +36,8 @@ DEFAULT_BYTES: Final = 4
 class DeviceSpeech(EarsightSpeech):
     """`EarsightSpeech` on a provider of choice."""
 
+    model_kind: type[WhisperModel] = WhisperModel
+
     def __init__(self, precision: str, sessions: SessionFactory) -> None:
         super().__init__(precision)
         self.sessions = sessions
@@ -43,7 +45,7 @@ class DeviceSpeech(EarsightSpeech):
     def load(self, folder: Path, workload: Workload) -> None:  # noqa: ARG002
         """Open the Whisper of a bundle folder."""
         self._bundle = Bundle.open(folder)
-        self._model = WhisperModel.of_bundle(self._bundle, self.precision, self.sessions)
+        self._model = self.model_kind.of_bundle(self._bundle, self.precision, self.sessions)
         self._model.decoder = TimedSession(self._model.decoder)
 
     @property
@@ -101,7 +103,7 @@ def check_parity(reference: DeviceSpeech, tested: DeviceSpeech, work: Work, batc
     expected = reference.run(features, work.workload, Stopwatch())
     found = tested.run(features, work.workload, Stopwatch())
     tolerance = TOLERANCES[tested.precision]
-    identical, best = _shares(expected, found)
+    identical, best = same_shares(expected, found)
     # In float32 the search must not notice the provider. In float16 close candidates may change places.
     passed = difference <= tolerance and (tested.precision != "fp32" or identical == 1.0)
     return {
@@ -137,7 +139,8 @@ def _prompt_difference(
     return largest
 
 
-def _shares(expected: NBest, found: NBest) -> tuple[float, float]:
+def same_shares(expected: NBest, found: NBest) -> tuple[float, float]:
+    """Return the shares of equal hypotheses, rank by rank, and of equal best ones."""
     pairs = list(zip(expected.sequences, found.sequences, strict=True))
     same = [a == b for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True)]
     best = [ours[0] == theirs[0] for ours, theirs in pairs]

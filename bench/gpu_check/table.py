@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MILLISECONDS = 1000.0
+MICROSECONDS = 1e6
 GIBIBYTE = 2**30
 
 
@@ -15,6 +16,10 @@ def render(report: Mapping[str, Any]) -> str:
         *_parity(report),
         "",
         *_speech(report),
+        "",
+        *_steps(report),
+        "",
+        *_attention(report),
         "",
         *_texts(report),
         "",
@@ -64,6 +69,50 @@ def _speech(report: Mapping[str, Any]) -> Iterator[str]:
             f"{entry['utterances_per_second']:>14.1f}"
             f"{'-' if memory is None else f'{memory / GIBIBYTE:.2f}':>9}"
         )
+
+
+def _steps(report: Mapping[str, Any]) -> Iterator[str]:
+    forms = ("growing", "fixed", "recorded")
+    titles = "".join(f"{form:>12}" for form in forms)
+    yield f"{'step, ms':<10}{'batch':>6}{titles}{'floor':>10}{'best/floor':>12}"
+    for steps in report["steps"]:
+        for row in steps["rows"]:
+            medians, floor = row["median_s"], row["floor_s"]
+            found = "".join(f"{_milliseconds(medians.get(form)):>12}" for form in forms)
+            ratio = f"{min(medians.values()) / floor:.1f}" if floor and medians else "-"
+            yield (f"{steps['precision']:<10}{row['batch']:>6}{found}{_milliseconds(floor):>10}{ratio:>12}")
+        for form in forms[1:]:
+            state = steps["forms"][form]
+            if "left_out" in state:
+                yield f"  {steps['precision']} {form}: not measured ({state['left_out']})"
+            else:
+                same = f"{state['identical_hypotheses']:.0%} of the hypotheses as with a growing cache"
+                yield f"  {steps['precision']} {form}: {same}  {_word(state['passed'])}"
+
+
+def _attention(report: Mapping[str, Any]) -> Iterator[str]:
+    forms = ("growing", "fixed", "indirect")
+    titles = "".join(f"{form:>12}" for form in forms)
+    yield f"{'self-attention, microseconds a layer':<38}{titles}  (indirect: DecoderMaskedMultiHeadAttention)"
+    left_out: dict[str, str] = {}
+    for entry in report["attention"]:
+        work = entry["work"]
+        cells = []
+        for form in forms:
+            state = entry["forms"][form]
+            if "left_out" in state:
+                left_out[form] = state["left_out"]
+                cells.append(f"{'-':>12}")
+            else:
+                cells.append(f"{state['median_s'] / work['layers'] * MICROSECONDS:>12.1f}")
+        name = f"batch {work['batch']}, after {work['tokens']} tokens"
+        yield f"  {name:<36}{''.join(cells)}"
+    for form, reason in left_out.items():
+        yield f"  {form}: not measured ({reason})"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * MILLISECONDS:.3f}"
 
 
 def _texts(report: Mapping[str, Any]) -> Iterator[str]:
