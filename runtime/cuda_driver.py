@@ -14,6 +14,7 @@ _CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 _CAPABILITY_MINOR = 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
 _MEMORY_CLOCK = 36  # CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, kHz
 _MEMORY_BUS = 37  # CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH, bits
+DRIVER_LIBRARY = "libcuda.so.1"
 _NAME_BYTES = 256
 _RESULTS = {
     100: "CUDA_ERROR_NO_DEVICE: the driver is there and sees no GPU",
@@ -78,7 +79,7 @@ def read_cuda_driver() -> CudaDriver:
     Returns:
         The answer; a missing or broken driver is a `fault`, not an exception.
     """
-    name = "nvcuda.dll" if sys.platform == "win32" else find_library("cuda") or "libcuda.so.1"
+    name = "nvcuda.dll" if sys.platform == "win32" else find_library("cuda") or DRIVER_LIBRARY
     try:
         library = ctypes.CDLL(name)
     except OSError as error:

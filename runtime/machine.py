@@ -7,7 +7,6 @@ import importlib.util
 import io
 import logging
 import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 
 import onnxruntime as ort
 
-from runtime.cuda_driver import CudaDriver, read_cuda_driver
+from runtime.cuda_driver import DRIVER_LIBRARY, CudaDriver, read_cuda_driver
+from runtime.elf import needed_libraries
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +81,11 @@ def read_machine() -> Machine:
     faults: dict[str, str] = {}
     if "CUDAExecutionProvider" in providers:
         preload_cuda_libraries()
-        _note_fault(faults, "cuda", [_provider_library("cuda")])
+        _note_fault(faults, "cuda", _needed_by("cuda"))
     _note_fault(faults, "tensorrt", _tensorrt_libraries())
     tensorrt = None if "tensorrt" in faults else _tensorrt_version()
     if "TensorrtExecutionProvider" in providers and tensorrt:
-        _note_fault(faults, "tensorrt", [_provider_library("tensorrt")])
+        _note_fault(faults, "tensorrt", _needed_by("tensorrt"))
     return Machine(
         distributions=installed_distributions(),
         providers=providers,
@@ -130,10 +130,14 @@ def _note_fault(faults: dict[str, str], provider: str, libraries: list[str]) -> 
             return
 
 
-def _provider_library(name: str) -> str:
-    """Path of onnxruntime's own library for a provider."""
-    pattern = "onnxruntime_providers_{}.dll" if sys.platform == "win32" else "libonnxruntime_providers_{}.so"
-    return str(Path(ort.__file__).parent / "capi" / pattern.format(name))
+def _needed_by(provider: str) -> list[str]:
+    """Name what onnxruntime's library for a provider is linked with; `runtime.elf` says why it is not loaded.
+
+    The driver is left out, which `read_cuda_driver` asks. On Windows nothing is named: a first computation
+    decides there.
+    """
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{provider}.so"
+    return [name for name in needed_libraries(library) if name != DRIVER_LIBRARY]
 
 
 def _tensorrt_libraries() -> list[str]:
