@@ -174,7 +174,8 @@ class FixedBuffers:
                 request after another; where it does not, another graph is recorded, up to `GRAPHS_LIMIT`.
             record: Whether it is worth a graph.
         """
-        places = tuple(value.data_ptr() for value in (*cache, *cross.values.values()))
+        bound = (*cache, *cross.values.values())
+        places = tuple((value.data_ptr(), *value.shape()) for value in bound)
         key = (shape, places)
         if (known := self._runs.get(key)) is not None:
             return known

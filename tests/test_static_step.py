@@ -143,6 +143,23 @@ def test_a_graph_number_stands_for_one_set_of_addresses_and_is_met_again(recorde
         assert number == -1 or number in same or number not in {other for other, _ in steps}
 
 
+def test_the_same_address_in_another_shape_is_another_run(models, features):
+    _, fixed = models
+    cross = fixed.encode(features[:1])
+    buffers = FixedBuffers(fixed.decoder, fixed.geometry, ("cpu", 0))
+    cache = buffers.borrow(1, SMALLEST_CAPACITY)
+    shape = static_step.RunShape(1, BEAMS, BEAMS, SMALLEST_CAPACITY, (1, 1, fixed.geometry.vocab_size), 2)
+    arrays = {name: value.numpy().copy() for name, value in cross.values.items()}
+
+    def bound(view):
+        values = {name: ort.OrtValue.ortvalue_from_numpy(view(array)) for name, array in arrays.items()}
+        return buffers.run(shape, cache, dataclasses.replace(cross, values=values), record=True)
+
+    first = bound(lambda array: array)
+    assert bound(lambda array: array) is first
+    assert bound(lambda array: array.swapaxes(0, 1).reshape(1, 1, *array.shape[2:], -1)[0]) is not first
+
+
 def test_beyond_the_limit_nothing_is_recorded_and_the_result_is_the_same(recorded, features, monkeypatch):
     expected = nbest(recorded, features[:1])
     monkeypatch.setattr(static_step, "GRAPHS_LIMIT", 0)
