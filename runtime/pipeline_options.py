@@ -32,6 +32,11 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = 
         metavar="N",
         help="most tokens of a hypothesis (default: the checkpoint's)",
     )
+    parser.add_argument(
+        "--static-steps",
+        action="store_true",
+        help="decode in fixed shapes, as recorded CUDA graphs on a GPU (bundle exported with --static-steps)",
+    )
 
 
 def make_pipeline(args: argparse.Namespace, *, alpha: float = 0.3) -> MultimodalASR:
@@ -46,4 +51,5 @@ def make_pipeline(args: argparse.Namespace, *, alpha: float = 0.3) -> Multimodal
         providers=args.provider,
         threads=args.threads,
         max_new_tokens=args.max_new_tokens,
+        static_steps=args.static_steps,
     )

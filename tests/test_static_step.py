@@ -16,6 +16,7 @@ from runtime import MultimodalASR, static_step
 from runtime.audio import load_audio
 from runtime.beam_settings import BeamSearchSettings
 from runtime.bundle import Bundle, static_decoder_path
+from runtime.cli import main
 from runtime.cuda_driver import Gpu
 from runtime.errors import BundleError, CheckpointError, SettingsError
 from runtime.providers import Provider, SessionFactory, SessionSettings
@@ -214,6 +215,19 @@ def test_the_pipeline_takes_it(bundle, models, features):
         for fixed in (False, True)
     ]
     assert texts[0] == texts[1]
+
+
+def test_the_command_line_takes_it(bundle, pocket_bundle, capsys):
+    utterance = read_manifest(POCKET / "data" / "test" / "manifest.jsonl")[0]
+    options = ["--bundle", str(bundle.folder), "--precision", "fp32", "--provider", "cpu", "--threads", "1"]
+    printed = []
+    for more in ([], ["--static-steps"]):
+        assert main(["transcribe", str(utterance.audio), *options, "--json", *more]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    options[1] = str(pocket_bundle.folder)
+    assert main(["transcribe", str(utterance.audio), *options, "--static-steps"]) == 2
+    assert "export with `--static-steps`" in capsys.readouterr().err
 
 
 # -- the graph and the bundle --------------------------------------------------------------------------------
