@@ -112,6 +112,7 @@ def make_whisper_checkpoint(architecture: str, folder: Path, seed: int = 0) -> N
     )
     torch.manual_seed(seed)
     model = WhisperForConditionalGeneration(config)
+    _disturb_vectors(model)
     languages = {name: i for name, i in special.items() if name[2:-2] in LANGUAGES}
     multilingual: dict[str, Any] = {
         "lang_to_id": languages,
@@ -169,10 +170,24 @@ def make_clip_checkpoint(architecture: str, folder: Path, seed: int = 0) -> None
         projection_dim=projection,
     )
     torch.manual_seed(seed)
-    CLIPModel(config).save_pretrained(folder)
+    model = CLIPModel(config)
+    _disturb_vectors(model)
+    model.save_pretrained(folder)
     CLIPImageProcessor().save_pretrained(folder)
     _clip_tokenizer(words).save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer"})
+
+
+def _disturb_vectors(model: torch.nn.Module) -> None:
+    """Give biases and norms values of their own.
+
+    Fresh ones are zeros and ones, all alike: the exporter would merge them into one, which no trained
+    checkpoint allows, and a graph that lost one would go unnoticed.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)
 
 
 def _known(table: Mapping[str, Dimensions], architecture: str) -> Dimensions:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from export.checkpoints import Source, load_clip, load_whisper, save_clip_settings, save_whisper_settings
 from export.graph_files import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
+from export.live_export import measure_live_encoder, write_live_encoder
 from export.parity import Difference, check_clip, check_whisper
 from export.static_step import write_static_decoder
 from runtime.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle, graph_path, sha256_of, static_decoder_path
@@ -29,7 +30,7 @@ from runtime.errors import BundleError, OutputError, SettingsError
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
-EXPORTER_REVISION: Final = 5
+EXPORTER_REVISION: Final = 7
 PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
 
 
@@ -132,6 +133,7 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
     made = [p for p in PRECISIONS if p in wanted or (p == "fp32" and "int8" in wanted)]
     parity: dict[str, list[dict[str, Any]]] = {precision: [] for precision in wanted}
     sources: dict[str, Any] = {}
+    live: dict[str, Any] = {}
     with tqdm(
         total=len(parts) * (1 + len(made)), desc="export", unit="step", disable=None, file=sys.stderr
     ) as bar:
@@ -148,6 +150,10 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
                     found = part.check(folder, precision, model, sessions)
                     parity[precision] += [difference.to_dict() for difference in found]
                 bar.update()
+            if part.folder == "whisper":
+                bar.set_postfix_str("live encoder")
+                if write_live_encoder(model, folder, made, wanted):
+                    live = {each: measure_live_encoder(model, folder, each, sessions) for each in wanted}
             if "fp32" not in wanted:
                 remove_graphs(part.graphs, "fp32", folder)
             del model
@@ -156,7 +162,7 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
         for precision in set(wanted) - {"int8"}:
             decoder = folder / graph_path("decoder_model", precision)
             write_static_decoder(decoder, folder / static_decoder_path(precision))
-    _write_manifest(folder, request.output.name, identity, sources, parity)
+    _write_manifest(folder, request.output.name, identity, sources, {"parity": parity, "live_window": live})
 
 
 def _describe_source(source: Source, model: Any, fingerprint: str) -> dict[str, Any]:
@@ -167,7 +173,7 @@ def _describe_source(source: Source, model: Any, fingerprint: str) -> dict[str, 
 
 
 def _write_manifest(
-    folder: Path, name: str, identity: dict[str, Any], sources: dict[str, Any], parity: dict[str, Any]
+    folder: Path, name: str, identity: dict[str, Any], sources: dict[str, Any], measured: dict[str, Any]
 ) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
@@ -176,7 +182,7 @@ def _write_manifest(
         "sources": sources,
         "precisions": identity["precisions"],
         **describe(),
-        "parity": parity,
+        **measured,
         "versions": {package: version(package) for package in PACKAGES},
         "identity": identity,
         "files": {

@@ -9,12 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+import onnx
 import torch
 from optimum.exporters.onnx import export as optimum_export
 from torch.jit._trace import TracerWarning
 
 from export.attention import AttentionForm
 from export.clip_graphs import TextGraph, VisionGraph
+from export.graph_storage import refer_to_weights
 from export.onnx_configs import (
     ClipTextConfig,
     ClipVisionConfig,
@@ -45,15 +47,10 @@ class GraphKind:
     config: type[GraphConfig]
 
 
-def _decoder(model: Any, form: AttentionForm) -> DecoderGraph:  # noqa: ARG001
-    # A handful of queries over a long memory: the plain products measured faster than the fused operator.
-    return DecoderGraph(model)
-
-
 WHISPER_GRAPHS: Final = MappingProxyType(
     {
         "encoder_model": GraphKind(EncoderGraph, WhisperEncoderConfig),
-        "decoder_model": GraphKind(_decoder, WhisperDecoderConfig),
+        "decoder_model": GraphKind(DecoderGraph, WhisperDecoderConfig),
     }
 )
 CLIP_GRAPHS: Final = MappingProxyType(
@@ -98,6 +95,15 @@ def _trace(graph: torch.nn.Module, config: type[GraphConfig], target: Path) -> N
         warnings.simplefilter("ignore", category=TracerWarning)
         # Axes are named by our configurations, so that the extra run that guesses static ones is not needed.
         optimum_export(graph, config(graph), target, opset=OPSET, disable_dynamic_axes_fix=True)
+
+
+def share_weights(folder: Path, graph: str, owner: str, precision: str) -> None:
+    """Let one graph of a bundle refer to the weights of another, where both hold the same."""
+    target, source = (folder / graph_path(name, precision) for name in (graph, owner))
+    model = onnx.load(target)
+    target.with_name(target.name + "_data").unlink(missing_ok=True)
+    refer_to_weights(model.graph, source)
+    onnx.save(model, target)
 
 
 def remove_graphs(kinds: Mapping[str, GraphKind], precision: str, folder: Path) -> None:

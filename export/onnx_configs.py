@@ -66,6 +66,45 @@ class WhisperEncoderConfig(GraphConfig):
         return {"input_features": torch.randn(shape, dtype=self.float_type)}
 
 
+class LiveEncoderConfig(GraphConfig):
+    """`export.live_encoder.LiveEncoderGraph`."""
+
+    @property
+    def inputs(self) -> Axes:
+        """Input names in the order of `forward`, each with its dynamic axes."""
+        tensors = padded_tensors(self.graph.config.encoder_layers)
+        return {
+            "input_features": {0: "batch", 2: "frames"},
+            "anchors": {0: "anchors"},
+            "supports": {0: "supports"},
+            "cached": {0: "cached"},
+            "interpolation": {0: "cached", 1: "supports"},
+            **{f"mean_{name}": {} for name in tensors},
+        }
+
+    @property
+    def outputs(self) -> Axes:
+        """Output names in their order, each with its dynamic axes."""
+        axes = cross_axes(self.graph.config.decoder_layers)
+        return {name: own | {3 if "key" in name else 2: "window"} for name, own in axes.items()}
+
+    def generate_dummy_inputs(self, framework: str = "pt", **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
+        """Return example inputs for the tracer, every dynamic axis at a length of its own."""
+        config = self.graph.config
+        positions, width = config.max_source_positions, config.d_model
+        tensors = 2 * config.encoder_layers + 1
+        batch, anchors, cached = 2, 3, positions // 2
+        live = positions - anchors - 1 - cached
+        return {
+            "input_features": torch.randn(batch, config.num_mel_bins, 2 * live + 2, dtype=self.float_type),
+            "anchors": torch.arange(live, live + anchors),
+            "supports": torch.tensor([*range(live - 1, live + anchors), positions - 1]),
+            "cached": torch.arange(live + anchors, positions - 1),
+            "interpolation": torch.randn(cached, anchors + 2),
+            "means": [torch.randn(positions, width).half() for _ in range(tensors)],
+        }
+
+
 class WhisperDecoderConfig(GraphConfig):
     """`export.whisper_graphs.DecoderGraph`."""
 
@@ -108,7 +147,7 @@ class WhisperDecoderConfig(GraphConfig):
         cross = [
             random(batch, heads, *shape)
             for _ in range(config.decoder_layers)
-            for shape in ((source, head_dim), (head_dim, source))
+            for shape in ((head_dim, source), (source, head_dim))
         ]
         return {
             "input_ids": torch.randint(config.vocab_size, (batch, queries)),
@@ -159,6 +198,11 @@ class ClipVisionConfig(GraphConfig):
         """Return example inputs for the tracer, every dynamic axis at a length of its own."""
         size = self.graph.image_size
         return {"pixel_values": torch.randn(2, 3, size, size, dtype=self.float_type)}
+
+
+def padded_tensors(layers: int) -> list[str]:
+    """Name the tensors of the encoder that hold the padding: keys and values of every layer, final states."""
+    return [*(f"{kind}_{i}" for i in range(layers) for kind in ("key", "value")), "states"]
 
 
 def cross_axes(layers: int) -> Axes:

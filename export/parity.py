@@ -79,7 +79,7 @@ def check_whisper(
             for kind, project, ours in (("key", attention.k_proj, keys), ("value", attention.v_proj, values)):
                 theirs = project(encoded).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2).numpy()
                 got = cross.values[f"cross_{kind}_{i}"].numpy().astype(np.float32)
-                ours.append((got.swapaxes(2, 3) if kind == "value" else got, theirs))
+                ours.append((got.swapaxes(2, 3) if kind == "key" else got, theirs))
     differences = [
         _difference("encoder_model cross-attention keys", keys, precision),
         _difference("encoder_model cross-attention values", values, precision),

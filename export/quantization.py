@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from export.graph_storage import save_graph
 
 # Protocol buffers end at 2 GiB; larger graphs keep their weights in a file beside.
 EXTERNAL_DATA_FROM = 1_900_000_000
@@ -31,13 +34,16 @@ def quantize(source: Path, target: Path, *, few_rows: bool) -> None:
     """
     if few_rows:
         model = onnx.load(source)
+        _share_embedding(model)
+        _quantize_embedding(model)
         _quantize_in_blocks(model)
-        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        if not any(opset.domain == "com.microsoft" for opset in model.opset_import):
+            model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     else:
         _quantize_dynamically(source, target)
         model = onnx.load(target)
-    _quantize_embedding(model)
-    onnx.save(model, target)
+        _quantize_embedding(model)
+    save_graph(model, target)
 
 
 def _quantize_dynamically(source: Path, target: Path) -> None:
@@ -73,19 +79,12 @@ def _quantize_in_blocks(model: onnx.ModelProto) -> None:
         table = weights[node.input[1]]
         matrix = numpy_helper.to_array(table)
         inner, outer = matrix.shape
-        blocks = -(-inner // BLOCK)
-        padded = np.zeros((outer, blocks * BLOCK), np.float32)
-        padded[:, :inner] = matrix.T
-        parts = padded.reshape(outer, blocks, BLOCK)
-        scales = np.maximum(np.abs(parts).max(axis=2) / 127, np.finfo(np.float32).tiny)
-        quantized = (np.rint(parts / scales[:, :, None]) + 128).astype(np.uint8)
-        names_of = [f"{table.name}_blocks_int8", f"{table.name}_block_scales"]
+        quantized, scales = _in_blocks(matrix.T)
         graph.initializer.remove(table)
+        names_of = _block_names(table.name)
         graph.initializer.extend(
-            [
-                numpy_helper.from_array(quantized, names_of[0]),
-                numpy_helper.from_array(scales.astype(np.float32).reshape(-1), names_of[1]),
-            ]
+            numpy_helper.from_array(array, name)
+            for array, name in zip((quantized, scales), names_of, strict=True)
         )
         inputs, outputs = [node.input[0], *names_of], list(node.output)
         added = _added_bias(graph, node, weights)
@@ -109,6 +108,79 @@ def _quantize_in_blocks(model: onnx.ModelProto) -> None:
             accuracy_level=4,
         )
         graph.node.insert(place, product)
+
+
+def _in_blocks(rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Quantise each row in blocks, symmetrically around 128.
+
+    Args:
+        rows: (outer, inner).
+
+    Returns:
+        Numbers (outer, blocks, BLOCK), the last block filled up with zeros, and scales (outer, blocks).
+    """
+    outer, inner = rows.shape
+    blocks = -(-inner // BLOCK)
+    padded = np.zeros((outer, blocks * BLOCK), np.float32)
+    padded[:, :inner] = rows
+    parts = padded.reshape(outer, blocks, BLOCK)
+    scales = np.maximum(np.abs(parts).max(axis=2) / 127, np.finfo(np.float32).tiny)
+    return (np.rint(parts / scales[:, :, None]) + 128).astype(np.uint8), scales.astype(np.float32)
+
+
+def _block_names(table: str) -> list[str]:
+    return [f"{table}_blocks_int8", f"{table}_block_scales"]
+
+
+def _share_embedding(model: onnx.ModelProto) -> None:
+    """Let token rows be looked up in the blocks of the vocabulary product, where both are one table.
+
+    Whisper ties its output projection to its embedding; the exporter writes the table twice.
+    """
+    graph = model.graph
+    tables = {t.name: t for t in graph.initializer}
+    products = {n.input[1] for n in graph.node if n.op_type == "MatMul" and n.input[1] in tables}
+    for gather in [n for n in graph.node if n.op_type == "Gather" and n.input[1] == "input_ids"]:
+        table = tables[gather.input[0]]
+        rows = numpy_helper.to_array(table)
+        for name in products:
+            product = tables[name]
+            if list(product.dims) != list(table.dims)[::-1]:
+                continue
+            if np.array_equal(numpy_helper.to_array(product).T, rows):
+                graph.initializer.remove(table)
+                _replace_gather(graph, gather, _block_lookup(graph, gather, name, rows.shape[1]))
+                break
+
+
+def _block_lookup(
+    graph: onnx.GraphProto, gather: onnx.NodeProto, product: str, width: int
+) -> list[onnx.NodeProto]:
+    """Return nodes that look rows up in the blocks of a product's weights and scale them back."""
+    blocks, scales = _block_names(product)
+    result = gather.output[0]
+    constants = {
+        f"{result}_middle": np.array(128, np.float32),
+        f"{result}_last": np.array([3]),
+        f"{result}_shape": np.array([0, 0, -1]),
+        f"{result}_from": np.array([0]),
+        f"{result}_to": np.array([width]),
+        f"{result}_axis": np.array([2]),
+    }
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    steps = [
+        ("Gather", [blocks, "input_ids"], "numbers"),
+        ("Gather", [scales, "input_ids"], "scales"),
+        ("Cast", [f"{result}_numbers"], "floats"),
+        ("Sub", [f"{result}_floats", f"{result}_middle"], "centred"),
+        ("Unsqueeze", [f"{result}_scales", f"{result}_last"], "scales_wide"),
+        ("Mul", [f"{result}_centred", f"{result}_scales_wide"], "blocks"),
+        ("Reshape", [f"{result}_blocks", f"{result}_shape"], "filled"),
+    ]
+    nodes = [helper.make_node(kind, inputs, [f"{result}_{output}"]) for kind, inputs, output in steps]
+    nodes[2].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    cut = [f"{result}_filled", f"{result}_from", f"{result}_to", f"{result}_axis"]
+    return [*nodes, helper.make_node("Slice", cut, [result])]
 
 
 def _added_bias(
@@ -149,8 +221,14 @@ def _quantize_embedding(model: onnx.ModelProto) -> None:
             helper.make_node("Cast", [f"{result}_int8"], [f"{result}_float"], to=TensorProto.FLOAT),
             helper.make_node("Mul", [f"{result}_float", f"{result}_scale"], [result]),
         ]
-        place = list(graph.node).index(gather)
-        graph.node.remove(gather)
-        for offset, node in enumerate(replacement):
-            node.name = f"{gather.name}_quantized_{offset}"
-            graph.node.insert(place + offset, node)
+        _replace_gather(graph, gather, replacement)
+
+
+def _replace_gather(
+    graph: onnx.GraphProto, gather: onnx.NodeProto, replacement: list[onnx.NodeProto]
+) -> None:
+    place = list(graph.node).index(gather)
+    graph.node.remove(gather)
+    for offset, node in enumerate(replacement):
+        node.name = f"{gather.name}_quantized_{offset}"
+        graph.node.insert(place + offset, node)

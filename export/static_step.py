@@ -7,16 +7,15 @@ bound to one buffer, ONNX Runtime's kernels notice it and copy nothing: a step w
 Everything else, the mask that tells which entries a beam descends from included, is as before.
 """
 
-import mmap
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
+from export.graph_storage import refer_to_weights
 from runtime.errors import CheckpointError
 
 _INDEX = "cache_index"
-_SMALLEST_SHARED = 1024  # bytes; smaller weights are repeated, larger ones stay in the decoder's own file
 
 
 def write_static_decoder(decoder: Path, target: Path) -> None:
@@ -33,7 +32,7 @@ def write_static_decoder(decoder: Path, target: Path) -> None:
     assert target.parent == decoder.parent  # references lead to files of the same folder
     model = onnx.load(str(decoder), load_external_data=False)
     _write_in_place(model.graph, decoder.name)
-    _refer_to_weights(model.graph, decoder)
+    refer_to_weights(model.graph, decoder)
     onnx.save(model, str(target))
 
 
@@ -81,22 +80,3 @@ def _write_in_place(graph: onnx.GraphProto, name: str) -> None:
 
 def _sizes(value: onnx.ValueInfoProto) -> list[int | str]:
     return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
-
-
-def _refer_to_weights(graph: onnx.GraphProto, decoder: Path) -> None:
-    """Turn the weights into references to the bytes of the file that they were read from."""
-    with decoder.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        place = 0
-        for tensor in graph.initializer:
-            size = len(tensor.raw_data)
-            if size < _SMALLEST_SHARED:
-                continue
-            # Weights are written in their order; the search goes on where the last one ended.
-            found = content.find(tensor.raw_data, place)
-            place = found if found >= 0 else content.find(tensor.raw_data)
-            assert place >= 0  # the tensor was read from this very file
-            tensor.ClearField("raw_data")
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in (("location", decoder.name), ("offset", place), ("length", size)):
-                tensor.external_data.add(key=key, value=str(value))
-            place += size

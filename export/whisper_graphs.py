@@ -11,14 +11,17 @@ They compute what `WhisperForConditionalGeneration` computes, cut where the runt
   a vocabulary of logits.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
-from export.attention import AttentionForm, Heads, self_attention
+from export.attention import AttentionForm, Heads, cross_attention, self_attention
+
+if TYPE_CHECKING:
+    from export.live_encoder import LayerPadding
 
 
 def merged_linear(parts: list[nn.Linear], scales: list[float] | None = None) -> nn.Linear:
@@ -57,9 +60,19 @@ class EncoderLayer(nn.Module):
         self.mlp_norm = layer.final_layer_norm
         self.fc1, self.fc2, self.activation = layer.fc1, layer.fc2, layer.activation_fn
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Map hidden states (batch, positions, width) to hidden states of the same shape."""
+    def forward(self, states: Tensor, padding: "LayerPadding | None" = None) -> Tensor:
+        """Run the layer.
+
+        Args:
+            states: Hidden states of the computed positions, (batch, computed, width).
+            padding: Keys and values of the positions that are not computed; None where there are none.
+
+        Returns:
+            Hidden states of the computed positions, (batch, computed, width).
+        """
         query, key, value = self.heads.parts(self.qkv(self.attention_norm(states)))
+        if padding is not None:
+            key, value = padding.append(key, value)
         states = states + self.out(self_attention(query, key, value, self.heads, self.form))
         mlp: Tensor = self.fc2(self.activation(self.fc1(self.mlp_norm(states))))
         return states + mlp
@@ -89,27 +102,35 @@ class EncoderGraph(nn.Module):
             input_features: (batch, mels, 2 * positions), log-mel.
 
         Returns:
-            For every decoder layer the key (batch, heads, positions, head_dim) and the value, already
-            transposed for its product, (batch, heads, head_dim, positions).
+            For every decoder layer the key, already transposed for its product, (batch, heads, head_dim,
+            positions) and the value (batch, heads, positions, head_dim).
         """
-        gelu = nn.functional.gelu
-        states = gelu(self.conv2(gelu(self.conv1(input_features)))).transpose(1, 2) + self.positions
+        states = self.convolve(input_features) + self.positions
         for layer in self.layers:
             states = layer(states)
-        states = self.norm(states)
+        return self.project(self.norm(states))
+
+    def convolve(self, input_features: Tensor) -> Tensor:
+        """Turn log-mel (batch, mels, 2 * positions) into (batch, positions, width)."""
+        gelu = nn.functional.gelu
+        return gelu(self.conv2(gelu(self.conv1(input_features)))).transpose(1, 2)
+
+    def project(self, states: Tensor) -> tuple[Tensor, ...]:
+        """Turn the encoder's output (batch, positions, width) into the decoder's keys and values."""
         outputs: list[Tensor] = []
         for projection in self.cross:
             key, value = self.heads.parts(projection(states))
-            outputs += [self.heads.split(key), self.heads.split(value).transpose(2, 3)]
+            outputs += [self.heads.split(key).transpose(2, 3), self.heads.split(value)]
         return tuple(outputs)
 
 
 class DecoderLayer(nn.Module):
     """One decoder layer over the append-only cache, beams folded into the query axis."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, form: AttentionForm) -> None:
         super().__init__()
         own: WhisperAttention = layer.self_attn
+        self.form = form
         cross: WhisperAttention = layer.encoder_attn
         self.heads = Heads(own.num_heads, own.head_dim)
         self.self_norm = layer.self_attn_layer_norm
@@ -150,10 +171,7 @@ class DecoderLayer(nn.Module):
         scores = query @ key.transpose(2, 3) + mask
         states = states + self.self_out(heads.merge(scores.softmax(dim=-1) @ value))
         query = heads.split(self.cross_query(self.cross_norm(states)))
-        # Written as memory times queries: the few queries are the small operand, which the matrix product
-        # repacks, while keys and values are streamed once from where they are.
-        weights = (cross_key @ query.transpose(2, 3)).transpose(2, 3).softmax(dim=-1)
-        attended = (cross_value @ weights.transpose(2, 3)).transpose(2, 3)
+        attended = cross_attention(query, cross_key, cross_value, self.form)
         states = states + self.cross_out(heads.merge(attended))
         states = states + self.fc2(self.activation(self.fc1(self.mlp_norm(states))))
         return states, key, value
@@ -162,13 +180,13 @@ class DecoderLayer(nn.Module):
 class DecoderGraph(nn.Module):
     """Prompt and step in one graph: tokens in, the best continuations with their log-probabilities out."""
 
-    def __init__(self, model: WhisperForConditionalGeneration) -> None:
+    def __init__(self, model: WhisperForConditionalGeneration, form: AttentionForm) -> None:
         super().__init__()
         decoder = model.model.decoder
         self.config = model.config
         self.embedding = decoder.embed_tokens
         self.positions = decoder.embed_positions
-        self.layers = nn.ModuleList(DecoderLayer(layer) for layer in decoder.layers)
+        self.layers = nn.ModuleList(DecoderLayer(layer, form) for layer in decoder.layers)
         self.norm = decoder.layer_norm
         self.vocabulary = model.proj_out
 
@@ -195,8 +213,8 @@ class DecoderGraph(nn.Module):
                 after the log-softmax; minus infinity forbids a token.
             top_k: (1,) int64: how many continuations of each output.
             past: Cached key and value of every layer, each (batch, heads, cached, head_dim).
-            cross: Cross-attention key (batch, heads, positions, head_dim) and value
-                (batch, heads, head_dim, positions) of every layer.
+            cross: Cross-attention key (batch, heads, head_dim, positions) and value
+                (batch, heads, positions, head_dim) of every layer.
 
         Returns:
             log_probs float32 and tokens int64, each (batch, outputs, top_k), best first, then the grown

@@ -25,8 +25,11 @@ GRAPH_FOLDERS: Final = MappingProxyType(
         "vision_model": "clip/onnx",
     }
 )
-# An optional fifth graph: the decoder in fixed shapes, whose weights are those of `decoder_model`.
+# Optional further graphs, which refer to the weights of `decoder_model` and `encoder_model`: the decoder in
+# fixed shapes, and the encoder over the speech alone with what it knows of padding.
 STATIC_DECODER: Final = "decoder_static_model"
+LIVE_ENCODER: Final = "encoder_live_model"
+PADDING_FILE: Final = "whisper/padding.npy"
 SETTINGS_FILES: Final = (
     "whisper/config.json",
     "whisper/generation_config.json",
@@ -42,12 +45,13 @@ SETTINGS_FILES: Final = (
 def graph_path(graph: str, precision: str) -> str:
     """Return where a graph lies in a bundle, relative and with forward slashes."""
     suffix = "" if precision == "fp32" else f"_{precision}"
-    return f"{GRAPH_FOLDERS[graph]}/{graph}{suffix}.onnx"
+    folder = GRAPH_FOLDERS.get(graph, "whisper/onnx")  # the optional graphs are all Whisper's
+    return f"{folder}/{graph}{suffix}.onnx"
 
 
 def static_decoder_path(precision: str) -> str:
     """Return where the decoder in fixed shapes lies in a bundle that has one."""
-    return graph_path("decoder_model", precision).replace("decoder_model", STATIC_DECODER)
+    return graph_path(STATIC_DECODER, precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,36 @@ class Bundle:
                 "`--static-steps`"
             )
         return self.verified(name)
+
+    def live_window(self, precision: str) -> Mapping[str, Any] | None:
+        """Return what the export measured of the live encoder; None where the bundle has none.
+
+        Returns:
+            Among others `passed`: whether it may stand in for the full window.
+
+        Raises:
+            BundleError: `bundle.json` is damaged.
+        """
+        measured = self.manifest.get("live_window", {})
+        entry = measured.get(precision) if isinstance(measured, dict) else measured
+        if entry is None:
+            return None
+        if not isinstance(entry, dict) or not isinstance(entry.get("passed"), bool):
+            raise BundleError(
+                f"{self.folder / MANIFEST}: live_window is {entry!r}; expected an object with `passed` for "
+                "each precision: export the bundle again"
+            )
+        return entry
+
+    def live_encoder(self, precision: str) -> tuple[Path, Path]:
+        """Return the verified paths of the encoder over the speech alone and of the padding's statistics.
+
+        Raises:
+            BundleNotFoundError: A file is missing.
+            BundleError: A hash, or that of the encoder whose weights it shares, does not fit.
+        """
+        self.graph("encoder_model", precision)
+        return self.verified(graph_path(LIVE_ENCODER, precision)), self.verified(PADDING_FILE)
 
     def verified(self, name: str) -> Path:
         """Compare one file with its hash and return its path.

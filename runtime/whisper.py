@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from runtime.beam_search import FinishedHypothesis, StepDecoder, beam_search
 from runtime.beam_settings import BeamSearchSettings
 from runtime.bundle import Bundle
+from runtime.cross_attention import CrossAttention
 from runtime.errors import BundleError
 from runtime.features import LogMelExtractor
 from runtime.providers import SessionFactory
@@ -21,20 +22,6 @@ from runtime.whisper_tokens import WhisperTokens
 # Added to an attention score that must not count. Finite, so that a row of nothing else gives no NaN, and
 # within float16's range.
 HIDDEN: Final = -1e4
-
-
-@dataclass(frozen=True, slots=True)
-class CrossAttention:
-    """Keys and values of every decoder layer for N utterances, where the decoder's provider wants them.
-
-    Attributes:
-        values: By graph name: `cross_key_{i}` (N, heads, positions, head_dim) and `cross_value_{i}`
-            (N, heads, head_dim, positions).
-        batch: N.
-    """
-
-    values: dict[str, ort.OrtValue]
-    batch: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,7 +314,7 @@ def test_a_random_architecture_runs_end_to_end(tmp_path, monkeypatch):
     assert asr.whisper.tokens.is_multilingual
     assert asr.whisper.tokens.vocab_size == 51865
     cross = asr.whisper.encode(asr.whisper.features([np.zeros(16000, np.float32)]))
-    assert cross.values["cross_key_0"].shape()[2] == 1500
+    assert cross.values["cross_key_0"].shape()[3] == 1500
     assert asr.whisper.first_position(cross).languages is not None
     assert asr.encode_texts(["a bear"]).shape == (1, 64)
 

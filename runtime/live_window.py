@@ -1,0 +1,142 @@
+"""Which positions of the encoder's window are computed for a short utterance, and how the others follow.
+
+Whisper encodes 30 seconds, whatever was said. Computed here are the *live* positions, from the start to a
+margin behind the speech, and a few *anchors* in the padding behind it. What the encoder holds at all other
+positions is its mean over example utterances (`PaddingStatistics`, of the checkpoint, made at export) plus
+the deviation from it, interpolated linearly between the last live position and the anchors.
+"""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import BundleError
+
+GAP: Final = 10  # positions behind the speech after which padding counts as such
+MARGIN: Final = 25  # positions behind the speech that are live: half a second
+GRID: Final = 25  # live positions come in multiples of it, so that few plans serve all utterances
+# Distances from anchor to anchor behind the live positions: the states change fast there; then evenly.
+NEAR_STEPS: Final = (3,) * 8 + (6,) * 8
+STEP: Final = 32
+FROM_END: Final = (16, 10, 6, 3, 2)  # anchors before the end of the window, where they change fast again
+LARGEST_SHARE: Final = 0.6  # of the window that may be computed; beyond, computing all of it is as quick
+SHORTEST_WINDOW: Final = 500  # positions below which nothing is gained
+
+
+@dataclass(frozen=True, slots=True)
+class PaddingStatistics:
+    """What a checkpoint's encoder makes of padding: T tensors, the keys and values of each layer, final states.
+
+    Attributes:
+        means: (T, positions, width) float16: what each position holds on average.
+    """
+
+    means: NDArray[np.float16]
+
+    def save(self, path: Path) -> None:
+        """Write an .npy file."""
+        np.save(path, self.means)
+
+    @classmethod
+    def load(cls, path: Path) -> "PaddingStatistics":
+        """Read what `save` wrote.
+
+        Raises:
+            BundleError: The file does not hold such an array.
+        """
+        try:
+            means = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(
+                f"{path} holds no padding statistics ({error}); export the bundle again"
+            ) from error
+        if means.ndim != 3 or means.dtype != np.float16:
+            raise BundleError(
+                f"{path} holds {means.dtype} {means.shape}; expected float16 (tensors, positions, width): "
+                "export the bundle again"
+            )
+        return cls(means)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """How a window with so many live positions is encoded: inputs of the live encoder graph.
+
+    Attributes:
+        live: Live positions, from the first on.
+        anchors: Computed positions in the padding, besides the last one of the window, (anchors,) int64.
+        supports: The last live position, the anchors, the last position, (supports,) int64.
+        cached: All other positions, (cached,) int64.
+        interpolation: (cached, supports) float32, weights of the supports' deviations from the mean.
+    """
+
+    live: int
+    anchors: NDArray[np.int64]
+    supports: NDArray[np.int64]
+    cached: NDArray[np.int64]
+    interpolation: NDArray[np.float32]
+
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """Return the inputs of the graph that depend on the plan."""
+        names = ("anchors", "supports", "cached", "interpolation")
+        return {name: getattr(self, name) for name in names}
+
+
+class LiveWindow:
+    """Plans for every number of live positions of one checkpoint.
+
+    Args:
+        statistics: Of the checkpoint.
+    """
+
+    def __init__(self, statistics: PaddingStatistics) -> None:
+        self.statistics = statistics
+        self.positions = statistics.means.shape[1]
+        self._plans: dict[int, WindowPlan] = {}
+        self._lock = threading.Lock()
+
+    def live_positions(self, speech: int) -> int | None:
+        """Return how many positions are live for a speech of so many; None where all should be computed."""
+        live = -(-(speech + MARGIN) // GRID) * GRID
+        computed = live + len(anchors_behind(live, self.positions)) + 1
+        return live if computed <= LARGEST_SHARE * self.positions else None
+
+    def plan(self, live: int) -> WindowPlan:
+        """Return the plan for so many live positions; the first time, it is worked out."""
+        with self._lock:
+            if live not in self._plans:
+                self._plans[live] = self._make_plan(live)
+            return self._plans[live]
+
+    def _make_plan(self, live: int) -> WindowPlan:
+        anchors = anchors_behind(live, self.positions)
+        last = self.positions - 1
+        supports = np.concatenate([[live - 1], anchors, [last]])
+        cached = np.setdiff1d(np.arange(live, last), anchors)
+        # Column j of the weights is what interpolation makes of a 1 at support j and zeros elsewhere.
+        unit = np.eye(len(supports))
+        weights = np.stack([np.interp(cached, supports, row) for row in unit], axis=1)
+        return WindowPlan(live, anchors, supports, cached, weights.astype(np.float32))
+
+
+def is_worthwhile(positions: int) -> bool:
+    """Whether a window of so many positions is long enough to gain anything."""
+    return positions >= SHORTEST_WINDOW
+
+
+def anchors_behind(live: int, positions: int) -> NDArray[np.int64]:
+    """Return the positions of the padding that are computed, in order.
+
+    Args:
+        live: Live positions.
+        positions: Of the window.
+    """
+    near = live - 1 + np.cumsum(NEAR_STEPS)
+    last = positions - FROM_END[0]
+    even = np.arange(near[-1] + STEP, last, STEP)
+    wanted = np.concatenate([near, even, positions - np.array(FROM_END)])
+    return np.unique(wanted[(wanted >= live) & (wanted < positions - 1)]).astype(np.int64)
