@@ -17,6 +17,7 @@ from runtime.errors import BundleError, BundleNotFoundError, SettingsError
 from runtime.language_names import CODE_OF_NAME, NAME_OF_CODE
 
 TASKS = ("transcribe", "translate")
+MAX_POSITIONS = 1 << 16  # of the decoder; Whisper's published checkpoints have 448
 
 _LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 _TIMESTAMP_TEXT = re.compile(r"<\|\d+\.\d+\|>")
@@ -178,6 +179,10 @@ class _Reader:
         no_timestamps = self._generation_id("no_timestamps_token_id", "<|notimestamps|>")
         begin = None if no_timestamps is None or no_timestamps + 1 >= self._vocab_size else no_timestamps + 1
         positions = self._integer(self._config, "config.json", "max_target_positions", below=None)
+        if positions > MAX_POSITIONS:
+            self._fail(
+                "config.json", f"max_target_positions is {positions}; expected at most {MAX_POSITIONS}"
+            )
         max_length = self._optional_integer("max_length")
         first = None if begin is None else self._optional_integer("max_initial_timestamp_index")
         tasks = {task: self._id_of(f"<|{task}|>") for task in TASKS} if multilingual else {}
