@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from bench.manifest import read_manifest
-from bench.nbest_file import NBestUtterance, NBestWriter, read_nbest
+from bench.nbest.file import NBestUtterance, NBestWriter, read_nbest
 from bench.tuning import TuneOptions, tune
 from runtime.audio import level_dbfs, load_audio
 from runtime.bundle import MANIFEST, Bundle

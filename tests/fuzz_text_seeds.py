@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench.nbest_file import NBestHeader, NBestHypothesis, NBestUtterance
+from bench.nbest.records import NBestHeader, NBestHypothesis, NBestUtterance
 from runtime.bundle import MANIFEST, SETTINGS_FILES
 from tests.fuzz_seeds import Seed
 

@@ -85,9 +85,9 @@ def hypothesis_line(hypothesis: str) -> str:
     [
         (
             hypothesis_line('{"text": "a", "score": NaN}'),
-            ":2: cannot be read as JSON: NaN is no usable number",
+            ":2: hypothesis 1: `score` must be finite, got nan",
         ),
-        (hypothesis_line('{"text": "a", "score": -Infinity}'), ":2: cannot be read as JSON: -Infinity"),
+        (hypothesis_line('{"text": "a", "score": -Infinity}'), ":2: hypothesis 1: `score` must be finite, got -inf"),
         (
             hypothesis_line('{"text": "a", "score": -1e999}'),
             ":2: hypothesis 1: `score` must be finite, got -inf",
