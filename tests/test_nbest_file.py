@@ -87,7 +87,10 @@ def hypothesis_line(hypothesis: str) -> str:
             hypothesis_line('{"text": "a", "score": NaN}'),
             ":2: hypothesis 1: `score` must be finite, got nan",
         ),
-        (hypothesis_line('{"text": "a", "score": -Infinity}'), ":2: hypothesis 1: `score` must be finite, got -inf"),
+        (
+            hypothesis_line('{"text": "a", "score": -Infinity}'),
+            ":2: hypothesis 1: `score` must be finite, got -inf",
+        ),
         (
             hypothesis_line('{"text": "a", "score": -1e999}'),
             ":2: hypothesis 1: `score` must be finite, got -inf",
