@@ -1,5 +1,6 @@
 """What is done with a case: load it as the project would, and hold the result to its promise."""
 
+import functools
 import hashlib
 import json
 import math
@@ -8,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -16,11 +18,12 @@ from bench.manifest import read_manifest
 from bench.nbest.file import NBestUtterance, NBestWriter, read_nbest
 from bench.tuning import TuneOptions, tune
 from runtime.audio import level_dbfs, load_audio
-from runtime.bundle import MANIFEST, Bundle
+from runtime.bundle import GRAPH_FOLDERS, MANIFEST, Bundle
 from runtime.errors import EarsightError, NBestFileError
 from runtime.image_cache import load_image_cache
 from runtime.image_files import load_image
 from runtime.pipeline import MultimodalASR
+from runtime.providers import SessionFactory, SessionSettings, select_provider
 from runtime.segmentation import split_at_quietest
 from tests.fuzz_text_seeds import NBEST_HEADER
 
@@ -102,7 +105,9 @@ class Workplace:
             bundle = Bundle.open(self.bundle)
             for name in bundle.manifest["files"]:
                 assert bundle.verified(name).resolve().is_relative_to(self.bundle.resolve())
-            self._recognise()
+            for graph in GRAPH_FOLDERS:
+                assert bundle.graph(graph, bundle.precisions[0]).is_file()
+            json.dumps([bundle.name, bundle.digest], ensure_ascii=False).encode()
         finally:
             (self.bundle / MANIFEST).write_bytes(self._manifest)
 
@@ -132,7 +137,12 @@ class Workplace:
 @contextmanager
 def targets(bundle: Path | None) -> Iterator[dict[str, Target]]:
     """Give the target of every kind; those of a bundle's files only where there is one."""
-    with tempfile.TemporaryDirectory(prefix="earsight-fuzz-") as folder:
+    # The graphs are never mutated, so that they are opened once and not for every case.
+    once = functools.cache(SessionFactory(select_provider("cpu"), SessionSettings(threads=1)).open)
+    with (
+        tempfile.TemporaryDirectory(prefix="earsight-fuzz-") as folder,
+        mock.patch.object(SessionFactory, "open", lambda self, graph: once(graph)),
+    ):
         place = Workplace(Path(folder), bundle)
         yield {
             "audio": use_audio,
