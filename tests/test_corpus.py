@@ -37,6 +37,13 @@ CORPUS = [
     ("settings", "whisper/preprocessor_config.json", '{"chunk_length": 600, "hop_length": 1}', "BundleError"),
     (
         "settings",
+        "whisper/tokenizer.json",  # a Rust panic, which is a BaseException
+        '{"model": {"type": "BPE", "continuing_subword_prefix": "a.png", "vocab": {"a": 0, "b": 1, "ab": 2}, '
+        '"merges": [["a", "b"]]}}',
+        "BundleError",
+    ),
+    (
+        "settings",
         "whisper/config.json",
         '{"vocab_size": 726, "max_target_positions": 9007199254740992}',  # MemoryError
         "BundleError",
