@@ -50,14 +50,16 @@ def run(session: ort.InferenceSession, output: str, feeds: Mapping[str, NDArray[
     return array
 
 
-def run_bound(session: ort.InferenceSession, binding: ort.IOBinding, graph: str) -> None:
+def run_bound(
+    session: ort.InferenceSession, binding: ort.IOBinding, graph: str, options: ort.RunOptions | None = None
+) -> None:
     """Run a graph whose inputs and outputs are bound.
 
     Raises:
         InferenceError: It failed.
     """
     try:
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
     except Exception as error:
         raise _failure(graph, error) from error
 
