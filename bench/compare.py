@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from runtime.config_files import parse_json
 from runtime.console import EXIT_DONE, EXIT_FAULT
 from runtime.errors import EarsightError, SettingsError
 
@@ -236,7 +237,7 @@ def read_report(path: Path) -> dict[str, Any]:
         ComparisonError: It is missing, no JSON, or no object.
     """
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ComparisonError(f"{path} cannot be read as a JSON report: {error}") from error
     if not isinstance(report, dict):

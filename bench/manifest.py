@@ -8,12 +8,12 @@ because file names alone repeat in the usual folder-per-speaker layout.
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.config_files import parse_json
 from runtime.errors import ManifestError
 
 JSONL_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
@@ -111,8 +111,8 @@ def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
-        except (json.JSONDecodeError, RecursionError) as error:
+            row = parse_json(content)
+        except ValueError as error:
             raise ManifestError(
                 f"{path}:{line}: not JSON ({error}); expected one object a line with {EXPECTED_COLUMNS}"
             ) from error

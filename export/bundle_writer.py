@@ -21,16 +21,18 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from export.checkpoints import Source, load_clip, load_whisper, save_clip_settings, save_whisper_settings
+from export.exchange import exchange
 from export.graph_files import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
 from export.live_export import measure_live_encoder, write_live_encoder
 from export.parity import Difference, check_clip, check_whisper
 from export.static_step import write_static_decoder
 from runtime.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle, graph_path, sha256_of, static_decoder_path
-from runtime.errors import BundleError, OutputError, SettingsError
+from runtime.errors import BundleError, EarsightError, OutputError, SettingsError
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
 EXPORTER_REVISION: Final = 7
+FULL_DISK_BYTES: Final = 1 << 20  # with less left, a write that failed is taken to have failed for that
 PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
 
 
@@ -112,7 +114,8 @@ def write_bundle(request: ExportRequest) -> tuple[Bundle, bool]:
             building = _beside(request.output, "building")
             shutil.rmtree(building, ignore_errors=True)
             try:
-                _build(request, identity, building)
+                with _full_disk_named(building):
+                    _build(request, identity, building)
                 _replace(building, request.output)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
@@ -214,14 +217,32 @@ def _beside(output: Path, purpose: str) -> Path:
 
 
 def _replace(building: Path, output: Path) -> None:
-    """Put the new folder in the place of the old one; at every moment one of them is there or recoverable."""
+    """Put the new folder in the place of the old one.
+
+    Where the file system can swap the two, a whole bundle is there at every moment. Elsewhere there is none
+    between two renames, and the next export brings back the old one if this one is killed there.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
+    if exchange(building, output):
+        return  # the old bundle now lies in `building`, which the caller removes
     old = _beside(output, "old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
         output.rename(old)
     building.rename(output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """Tell a full disk from other faults: libraries that write graphs notice it late, in their own words."""
+    try:
+        yield
+    except Exception as error:
+        full = folder.exists() and shutil.disk_usage(folder).free < FULL_DISK_BYTES
+        if full and not isinstance(error, (EarsightError, OSError)):
+            raise OutputError(f"{folder} cannot be written: no space left on the disk") from error
+        raise
 
 
 @contextmanager

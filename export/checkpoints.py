@@ -116,7 +116,8 @@ def save_clip_settings(source: Source, model: PreTrainedModel, folder: Path) -> 
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    # Not its own `save`, whose faults (a full disk) are bare exceptions.
+    (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
 def _require_type(source: Source, model_type: str) -> None:

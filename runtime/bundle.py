@@ -187,17 +187,26 @@ class Bundle:
         if entry is None:
             raise BundleError(f"{self.folder / MANIFEST} does not list {name}; export the bundle again")
         path = self.folder / name
-        if not path.is_file():
-            raise BundleNotFoundError(
-                f"{path} is missing although {MANIFEST} lists it; export the bundle again"
-            )
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise BundleError(f"{path} is a link that leads out of the bundle; replace it by the file itself")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise BundleError(f"{path} has {size} bytes, expected {entry['bytes']}; export the bundle again")
-        if sha256_of(path) != entry["sha256"]:
-            raise BundleError(f"{path} does not match its hash in {MANIFEST}; export the bundle again")
+        try:
+            if not path.is_file():
+                raise BundleNotFoundError(
+                    f"{path} is missing although {MANIFEST} lists it; export the bundle again"
+                )
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise BundleError(
+                    f"{path} is a link that leads out of the bundle; replace it by the file itself"
+                )
+            size = path.stat().st_size
+            if size != entry["bytes"]:
+                raise BundleError(
+                    f"{path} has {size} bytes, expected {entry['bytes']}; export the bundle again"
+                )
+            if sha256_of(path) != entry["sha256"]:
+                raise BundleError(f"{path} does not match its hash in {MANIFEST}; export the bundle again")
+        except BundleError:
+            raise
+        except OSError as error:  # no permission, a failing disk, a name that is too long
+            raise BundleError(f"{path} cannot be read: {error.strerror}; look at its permissions") from error
         return path
 
 

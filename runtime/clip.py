@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
 from runtime.clip_tokens import ClipTokens, unique_texts
+from runtime.graph_runs import require_input_shape, run
 from runtime.image_files import ImageSource
 from runtime.images import ImagePreprocessor
 from runtime.providers import SessionFactory
@@ -34,8 +35,7 @@ class TextEncoder:
         distinct, place = unique_texts(texts)
         embeddings = np.empty((len(distinct), self.dimension), np.float32)
         for batch in self.tokens.batches(distinct, batch_size):
-            (rows,) = self.session.run(["text_embeds"], {"input_ids": batch.input_ids})
-            embeddings[batch.indices] = rows
+            embeddings[batch.indices] = run(self.session, "text_embeds", {"input_ids": batch.input_ids})
         return embeddings[place]
 
 
@@ -46,6 +46,8 @@ class ImageEncoder:
         self.preprocess = ImagePreprocessor.from_folder(bundle.clip)
         self.session: ort.InferenceSession = sessions.open(bundle.graph("vision_model", precision))
         self.dimension = int(self.session.get_outputs()[0].shape[1])
+        if (size := self.preprocess.output_size) is not None:
+            require_input_shape(self.session, "pixel_values", (3, *size), "clip/preprocessor_config.json")
         self._float = np.float16 if self.session.get_inputs()[0].type == "tensor(float16)" else np.float32
 
     def __call__(self, images: Sequence[ImageSource], batch_size: int = 16) -> NDArray[np.float32]:
@@ -61,6 +63,6 @@ class ImageEncoder:
         embeddings = np.empty((len(images), self.dimension), np.float32)
         for start in range(0, len(images), batch_size):
             pixels = self.preprocess(images[start : start + batch_size]).astype(self._float, copy=False)
-            (rows,) = self.session.run(["image_embeds"], {"pixel_values": pixels})
+            rows = run(self.session, "image_embeds", {"pixel_values": pixels})
             embeddings[start : start + len(rows)] = rows
         return embeddings

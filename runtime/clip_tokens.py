@@ -15,7 +15,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from runtime.config_files import read_json_object, whole_number_from
-from runtime.errors import BundleError, BundleNotFoundError, SettingsError
+from runtime.errors import BundleError, SettingsError
+from runtime.tokenizer_files import load_tokenizer, tokenizer_faults
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 CONFIG_FILE: Final = "config.json"
@@ -76,16 +77,12 @@ class ClipTokens:
         if not isinstance(text_config, dict):
             raise BundleError(f"{config_path}: text_config is no object")
         length = whole_number_from(text_config, "max_position_embeddings", 77, 3, MAX_CONTEXT, config_path)
-        if not path.is_file():
-            raise BundleNotFoundError(f"{path} is missing; export the bundle again")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises the bare class
-            raise BundleError(f"{path} is no tokenizer: {error}; export the bundle again") from error
+        tokenizer = load_tokenizer(path)
         padding = tokenizer.padding
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        bare = tokenizer.encode("").ids
+        with tokenizer_faults(f"{path} cannot encode the empty text"):
+            bare = tokenizer.encode("").ids
         if len(bare) != 2:
             raise BundleError(
                 f"{path}: the empty text has {len(bare)} tokens; expected two, start and end, as CLIP has"
@@ -108,12 +105,8 @@ class ClipTokens:
             BundleError: The vocabulary lacks a character and has no token for unknown ones.
         """
         cleaned = [_clean(text) for text in texts]
-        try:
+        with tokenizer_faults(f"{TOKENIZER_FILE} cannot encode a text"):
             return [encoding.ids for encoding in self.tokenizer.encode_batch(cleaned)]
-        except Exception as error:  # the library raises the bare class
-            raise BundleError(
-                f"{TOKENIZER_FILE} cannot encode a text: {error}; export the bundle again"
-            ) from error
 
     def batches(self, texts: Sequence[str], batch_size: int = 64) -> Iterator[TextBatch]:
         """Tokenise and group by length, shortest first.

@@ -1,13 +1,43 @@
-"""Reading the JSON settings that lie in a bundle, with errors that name file and key."""
+"""Reading JSON that others wrote, and a bundle's settings, with errors that name file and key."""
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, Final
 
 from runtime.errors import BundleError, BundleNotFoundError
 
 MAX_CONFIG_BYTES: Final = 1 << 24  # settings are kilobytes; 16 MiB are no settings
+MAX_INTEGER: Final = 2**63 - 1  # what fits numpy and every float
+_SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str) -> Any:
+    r"""Parse JSON; whatever is wrong with it is a `ValueError`.
+
+    Beyond the grammar this refuses nesting deeper than Python's stack, whole numbers of more than 64 bits,
+    and half a surrogate pair (`"\ud800"`), which no file, terminal or report could repeat.
+
+    Raises:
+        ValueError: It cannot be used; the message says why.
+    """
+    try:
+        content = json.loads(text, parse_int=_integer)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if _SURROGATE_ESCAPE.search(text):  # most often a whole pair, which is a character
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text holds half a surrogate pair, which is no character") from error
+    return content
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) > MAX_INTEGER:
+        raise ValueError(f"{digits[:20]}… is too large a number; put an identifier in quotes")
+    return int(digits)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -18,13 +48,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
         BundleError: It cannot be read, is no JSON, or holds something other than an object.
     """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise BundleError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; expected a settings file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        content = parse_json(path.read_text(encoding="utf-8")) if size <= MAX_CONFIG_BYTES else None
     except FileNotFoundError as error:
         raise BundleNotFoundError(f"{path} is missing; export the bundle again") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read as JSON: {error}; export the bundle again") from error
+    if size > MAX_CONFIG_BYTES:
+        raise BundleError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; expected a settings file")
     if not isinstance(content, dict):
         raise BundleError(f"{path} holds a {type(content).__name__}; expected a JSON object")
     return content

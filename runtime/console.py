@@ -1,8 +1,10 @@
 """What the command lines of all three packages share: exit statuses, one-line errors, logging."""
 
 import logging
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from runtime.errors import EarsightError
 
@@ -25,7 +27,8 @@ def run_guarded(program: str, run: Callable[[], int]) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return run()
+        with _interrupts_raised():
+            return run()
     except EarsightError as error:
         message = " ".join(str(error).split())
         print(f"{program}: {message}", file=sys.stderr)  # noqa: T201
@@ -37,3 +40,16 @@ def run_guarded(program: str, run: Callable[[], int]) -> int:
         # The reader of a pipe (head, less) has gone: not an error of ours, and nobody is left to tell.
         sys.stderr.close()
         return EXIT_DONE
+
+
+@contextmanager
+def _interrupts_raised() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt` in a program whose `__main__` left it to the system."""
+    left_to_the_system = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    if left_to_the_system:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if left_to_the_system:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -80,7 +80,7 @@ class EngineStore:
         folder = self.folder(key)
         try:
             mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             return False
         files = mark.get("files", {}) if mark.get("schema") == SCHEMA else {}
         return bool(files) and all(

@@ -46,6 +46,10 @@ class ProviderError(EarsightError, RuntimeError):
     """The execution provider that was asked for cannot run here, or did not take the graph."""
 
 
+class InferenceError(EarsightError, RuntimeError):
+    """A graph failed while it ran: it does not fit the bundle's settings, or memory ran out."""
+
+
 class CheckpointError(EarsightError, ValueError):
     """A checkpoint cannot be exported: not a Whisper or CLIP, incomplete, or unreadable."""
 

@@ -62,6 +62,11 @@ class ImagePreprocessor:
         code = whole_number_from(config, "resample", Image.Resampling.BICUBIC, 0, 5, path)
         return cls(shortest, resize_to, crop_to, Image.Resampling(code), _levels(config, path))
 
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """Return (height, width) of every tensor, None where it depends on the picture."""
+        return self.crop_to or self.resize_to
+
     def __call__(self, images: Sequence[ImageSource]) -> npt.NDArray[np.float32]:
         """Preprocess pictures.
 
@@ -76,7 +81,7 @@ class ImagePreprocessor:
         """
         tensors = [self._tensor(load_image(image)) for image in images]
         if not tensors:
-            height, width = self.crop_to or self.resize_to or (0, 0)
+            height, width = self.output_size or (0, 0)
             return np.zeros((0, 3, height, width), np.float32)
         sizes = {tensor.shape[1:] for tensor in tensors}
         if len(sizes) > 1:

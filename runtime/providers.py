@@ -24,7 +24,9 @@ from runtime.tensorrt_profiles import MINIMUM_CACHE
 __all__ = ["Provider", "ProviderName", "SessionFactory", "SessionSettings", "select_provider"]
 logger = logging.getLogger(__name__)
 
-_ERROR_SEVERITY: Final = 3  # onnxruntime: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+# onnxruntime: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal. Errors are raised as well as logged: once is
+# enough.
+_FATAL_SEVERITY: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class SessionSettings:
         threads: Threads inside one operator; None leaves it to onnxruntime (one a physical core).
         spinning: Whether idle threads wait actively (quicker, but they take the processor from others).
         memory_arena: Keep freed memory for the next call.
-        memory_pattern: Plan the memory of each input shape ahead; it costs memory for every shape seen.
+        memory_pattern: Plan the memory of each input shape ahead. Every step of the decoder has a shape of
+            its own, so that the plans pile up over the requests, and nothing became quicker by them.
         gpu_memory_bytes: Limit of the CUDA arena; None for all of the GPU's memory.
         tf32: Allow TF32 products on the GPU: quicker float32, with 10 bits of mantissa.
         cuda_graph: Record the kernels of a decoder step once and replay them (CUDA, and the decoder in fixed
@@ -50,7 +53,7 @@ class SessionSettings:
     threads: int | None = None
     spinning: bool = True
     memory_arena: bool = True
-    memory_pattern: bool = True
+    memory_pattern: bool = False
     gpu_memory_bytes: int | None = None
     tf32: bool = False
     cuda_graph: bool = True
@@ -194,7 +197,7 @@ def session_options(settings: SessionSettings) -> ort.SessionOptions:
     options.intra_op_num_threads = settings.threads or 0  # 0: onnxruntime's own choice
     options.enable_cpu_mem_arena = settings.memory_arena
     options.enable_mem_pattern = settings.memory_pattern
-    options.log_severity_level = _ERROR_SEVERITY  # warnings on placement are read from the session instead
+    options.log_severity_level = _FATAL_SEVERITY  # warnings on placement are read from the session instead
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
     options.add_session_config_entry(RECORD_PLACEMENT, "1")
     if settings.trace is not None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
 from runtime.errors import SettingsError
+from runtime.graph_runs import run_bound
 from runtime.providers import SessionFactory
 from runtime.whisper import HIDDEN, CrossAttention, DecoderGeometry, WhisperModel
 
@@ -119,7 +120,7 @@ class FixedRun:
                 array, order="C"
             )  # a copy: the caller may go on writing into its own
             self._inputs[name].update_inplace(sent)
-        self._session.run_with_iobinding(self._binding, self._options)
+        run_bound(self._session, self._binding, "decoder_model", self._options)
         # Copied, because the next call writes into the same memory.
         return np.array(self._outputs["log_probs"].numpy()), np.array(self._outputs["tokens"].numpy())
 

@@ -15,6 +15,7 @@ from runtime.bundle import Bundle
 from runtime.cross_attention import CrossAttention
 from runtime.errors import BundleError
 from runtime.features import LogMelExtractor
+from runtime.graph_runs import require_input_shape, run_bound
 from runtime.providers import SessionFactory
 from runtime.token_rules import TokenRules, allow_only
 from runtime.whisper_tokens import WhisperTokens
@@ -58,7 +59,8 @@ class WhisperModel:
         self.decoder = sessions.open(decoder)
         self._cross_names = [output.name for output in self.encoder.get_outputs()]
         self.geometry = DecoderGeometry.of_session(self.decoder)
-        _require_names(self.encoder, {"input_features"}, "encoder_model")
+        window = (self.features.n_mels, self.features.n_frames)
+        require_input_shape(self.encoder, "input_features", window, "whisper/preprocessor_config.json")
         _require_names(self.decoder, set(self._cross_names), "decoder_model")
         if self.tokens.vocab_size != self.geometry.vocab_size:
             raise BundleError(
@@ -86,7 +88,7 @@ class WhisperModel:
         binding.bind_cpu_input("input_features", np.ascontiguousarray(features, dtype=self._float))
         for name in self._cross_names:
             binding.bind_output(name, self.device, self.device_id)
-        self.encoder.run_with_iobinding(binding)
+        run_bound(self.encoder, binding, "encoder_model")
         return CrossAttention(dict(zip(self._cross_names, binding.get_outputs(), strict=True)), len(features))
 
     def step_decoder(self, cross: CrossAttention) -> StepDecoder:
@@ -316,7 +318,7 @@ class OnnxStepDecoder:
         binding.bind_output("tokens", "cpu")
         for name in self._cache_names:
             binding.bind_output(f"present_{name}", *self._device)
-        self._session.run_with_iobinding(binding)
+        run_bound(self._session, binding, "decoder_model")
         log_probs, tokens, *self._cache = binding.get_outputs()
         return log_probs.numpy(), tokens.numpy()
 

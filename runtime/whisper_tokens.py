@@ -13,10 +13,12 @@ from typing import Any, NoReturn
 from tokenizers import Tokenizer
 
 from runtime.config_files import read_json_object
-from runtime.errors import BundleError, BundleNotFoundError, SettingsError
+from runtime.errors import BundleError, SettingsError
 from runtime.language_names import CODE_OF_NAME, NAME_OF_CODE
+from runtime.tokenizer_files import load_tokenizer, tokenizer_faults
 
 TASKS = ("transcribe", "translate")
+MAX_POSITIONS = 1 << 16  # of the decoder; Whisper's published checkpoints have 448
 
 _LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 _TIMESTAMP_TEXT = re.compile(r"<\|\d+\.\d+\|>")
@@ -148,7 +150,8 @@ class WhisperTokens:
 
         Equals `WhisperTokenizer.decode(tokens, skip_special_tokens=True)` of transformers.
         """
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        with tokenizer_faults("whisper/tokenizer.json cannot decode tokens"):
+            text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         if self._clean_up:
             for artefact, clean in _CLEAN_UP:
                 text = text.replace(artefact, clean)
@@ -170,7 +173,7 @@ class _Reader:
         self._folder = folder
         self._config = read_json_object(folder / "config.json")
         self._generation = read_json_object(folder / "generation_config.json")
-        self._tokenizer = self._read_tokenizer()
+        self._tokenizer = load_tokenizer(folder / "tokenizer.json")
         self._vocab_size = self._integer(self._config, "config.json", "vocab_size", below=None)
 
     def tokens(self) -> WhisperTokens:
@@ -178,6 +181,10 @@ class _Reader:
         no_timestamps = self._generation_id("no_timestamps_token_id", "<|notimestamps|>")
         begin = None if no_timestamps is None or no_timestamps + 1 >= self._vocab_size else no_timestamps + 1
         positions = self._integer(self._config, "config.json", "max_target_positions", below=None)
+        if positions > MAX_POSITIONS:
+            self._fail(
+                "config.json", f"max_target_positions is {positions}; expected at most {MAX_POSITIONS}"
+            )
         max_length = self._optional_integer("max_length")
         first = None if begin is None else self._optional_integer("max_initial_timestamp_index")
         tasks = {task: self._id_of(f"<|{task}|>") for task in TASKS} if multilingual else {}
@@ -272,15 +279,6 @@ class _Reader:
     def _clean_up(self) -> bool:
         path = self._folder / "tokenizer_config.json"
         return path.exists() and bool(read_json_object(path).get("clean_up_tokenization_spaces", False))
-
-    def _read_tokenizer(self) -> Tokenizer:
-        path = self._folder / "tokenizer.json"
-        if not path.is_file():
-            raise BundleNotFoundError(f"{path} is missing; expected a Whisper checkpoint or bundle")
-        try:
-            return Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception for every malformed file)
-            self._fail(path.name, f"not a tokenizer of the tokenizers library ({error})")
 
     def _fail(self, name: str, fault: str) -> NoReturn:
         raise BundleError(

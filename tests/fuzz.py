@@ -1,14 +1,16 @@
 """Feed mutated files to the loaders: only `EarsightError` may come out, quickly and within bounded memory.
 
-    python -m tests.fuzz --kind audio --count 10000 --seed 0
+    python -m tests.fuzz --count 10000 --seed 0             # every kind, 10,000 cases each
+    python -m tests.fuzz --kind audio --seed 0 --case 17    # one case, here; --write FILE keeps its input
 
 Cases run in child processes, so that a crash of a native decoder or a hang is caught and named by its number.
-`--case N` runs that one case here, and `--write FILE` keeps its input. Seed, kind and number make a case.
+Seed, kind and number make a case. The kinds `bundle` and `settings` need a bundle (`--bundle`, or the pocket
+models are exported first).
 """
 
 import argparse
 import json
-import math
+import os
 import random
 import resource
 import select
@@ -17,37 +19,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from tests import fuzz_seeds, fuzz_text_seeds
+from tests.fuzz_mutations import mutate_bytes, mutate_text
+from tests.fuzz_seeds import Seed, unlabelled
+from tests.fuzz_targets import outcome, targets
 
-from runtime.audio import level_dbfs, load_audio
-from runtime.errors import EarsightError
-from runtime.image_cache import load_image_cache
-from runtime.image_files import load_image
-from runtime.segmentation import split_at_quietest
-from tests.fuzz_seeds import SEEDS
-
-HANG_S = 5.0
+ROOT = Path(__file__).parent.parent
+HANG_S = 5.0  # of processor time, since the machine may be busy with other things
+ASLEEP_S = 120.0  # of wall time, for what waits and does not compute
 MAX_RSS_MIB = 2048
+MAX_ADDRESSES = 16 << 30  # bytes; what would take more ends in a MemoryError instead of this machine's end
 CASES_A_CHILD = 500
-INTERESTING = (
-    0,
-    1,
-    0x7F,
-    0x80,
-    0xFF,
-    0x100,
-    0x7FFF,
-    0xFFFF,
-    0x10000,
-    0x7FFFFFFF,
-    0x80000000,
-    0xFFFFFFFE,
-    0xFFFFFFFF,
-)
+KINDS = ("audio", "image", "cache", "manifest", "nbest", "bundle", "settings")
+OF_A_BUNDLE = ("bundle", "settings")
+TEXTS = ("manifest", "nbest", *OF_A_BUNDLE)
 
 
 @dataclass
@@ -67,116 +56,77 @@ class Report:
         return not self.faults and self.slowest_s < HANG_S and self.peak_rss_mib < MAX_RSS_MIB
 
 
-def mutate(content: bytes, donors: list[bytes], rng: random.Random) -> bytes:
-    """Apply one to eight edits: bits, bytes, sizes, cuts, repeats, splices."""
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 3, 5, 8))):
-        if not data:
-            break
-        # Half of the edits fall into the first 128 bytes: headers decide most.
-        at = rng.randrange(min(len(data), 128) if rng.random() < 0.5 else len(data))
-        span = rng.choice((1, 2, 4, 16, 64, 512))
-        edit = rng.randrange(9)
-        if edit == 0:
-            data[at] ^= 1 << rng.randrange(8)
-        elif edit == 1:
-            data[at : at + span] = rng.randbytes(len(data[at : at + span]))
-        elif edit in (2, 3):
-            width = rng.choice((1, 2, 4, 8))
-            value = rng.choice(INTERESTING) & (256**width - 1)
-            data[at : at + width] = value.to_bytes(width, rng.choice(("little", "big")))
-        elif edit == 4:
-            del data[at : at + span]
-        elif edit == 5:
-            data[at:at] = data[at : at + span] * rng.choice((1, 2, 50))
-        elif edit == 6:
-            data[at:at] = rng.randbytes(span)
-        elif edit == 7:
-            del data[rng.randrange(len(data)) :]
-        else:
-            donor = rng.choice(donors)
-            start = rng.randrange(len(donor))
-            data[at : at + span] = donor[start : start + span]
-    return bytes(data)
+def make_seeds(kind: str, bundle: Path | None = None) -> list[Seed]:
+    """Return sound inputs of a kind."""
+    if kind in OF_A_BUNDLE:
+        assert bundle is not None, f"cases of {kind} are made of a bundle's files"
+        return {"bundle": fuzz_text_seeds.bundle_seeds, "settings": fuzz_text_seeds.settings_seeds}[kind](
+            bundle
+        )
+    if kind in TEXTS:
+        return {"manifest": fuzz_text_seeds.manifest_seeds, "nbest": fuzz_text_seeds.nbest_seeds}[kind]()
+    makers = {
+        "audio": fuzz_seeds.audio_seeds,
+        "image": fuzz_seeds.image_seeds,
+        "cache": fuzz_seeds.cache_seeds,
+    }
+    return unlabelled(makers[kind]())
 
 
-def case_input(kind: str, seeds: list[bytes], seed: int, number: int) -> bytes:
+def case_input(kind: str, seeds: list[Seed], seed: int, number: int) -> Seed:
+    """Make one case: the label of its seed, and mutated bytes."""
     rng = random.Random(f"{kind}/{seed}/{number}")
-    return mutate(rng.choice(seeds), seeds, rng)
+    label, content = rng.choice(seeds)
+    if kind in TEXTS and rng.random() < 0.7:
+        return label, mutate_text(content, rng)
+    return label, mutate_bytes(content, [donor for _, donor in seeds], rng)
 
 
-def use(kind: str, content: bytes) -> None:
-    """Load one input and hold the result to its promise."""
-    if kind == "audio":
-        waveform = load_audio(content)
-        assert waveform.ndim == 1
-        assert waveform.dtype == np.float32
-        assert waveform.size > 0
-        assert np.isfinite(waveform).all()
-        assert not math.isnan(level_dbfs(waveform))
-        segments = split_at_quietest(waveform, 16000, 6.0)
-        assert sum(segment.end - segment.start for segment in segments) == waveform.size
-    elif kind == "image":
-        picture = load_image(content)
-        assert picture.mode == "RGB"
-        assert picture.resize((8, 8), Image.Resampling.BICUBIC).size == (8, 8)
-    else:
-        with tempfile.NamedTemporaryFile(suffix=".npz") as file:
-            file.write(content)
-            file.flush()
-            embeddings = load_image_cache(file.name)
-        assert all(abs(np.linalg.norm(vector) - 1) < 2e-3 for vector in embeddings.values())
-
-
-def outcome(kind: str, content: bytes) -> str:
-    try:
-        use(kind, content)
-    except EarsightError as error:
-        return type(error).__name__ if str(error) else "FAULT an error without a message"
-    except Exception as error:  # noqa: BLE001 - this is what is looked for
-        return f"FAULT {type(error).__name__}: {str(error)[:200]}"
-    return "loaded"
-
-
-def run_child(kind: str, seed: int, first: int, count: int) -> None:
+def run_child(kind: str, seed: int, bundle: Path | None, first: int, count: int) -> None:
     """Run cases one after another; a line before and a line after each."""
-    seeds = SEEDS[kind]()
-    for number in range(first, first + count):
-        content = case_input(kind, seeds, seed, number)
-        print(json.dumps({"start": number}), flush=True)
-        begin = time.perf_counter()
-        result = outcome(kind, content)
-        seconds = time.perf_counter() - begin
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"end": number, "result": result, "seconds": seconds, "rss_mib": peak}), flush=True)
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESSES, MAX_ADDRESSES))
+    seeds = make_seeds(kind, bundle)
+    with targets(bundle) as uses:
+        for number in range(first, first + count):
+            label, content = case_input(kind, seeds, seed, number)
+            print(json.dumps({"start": number}), flush=True)
+            begin = time.process_time()
+            result = outcome(uses[kind], label, content)
+            seconds = time.process_time() - begin
+            event = {"end": number, "result": result, "seconds": seconds, "rss_mib": peak_rss_mib()}
+            print(json.dumps(event), flush=True)
 
 
-def fuzz(kind: str, count: int, seed: int, progress: bool = False) -> Report:
+def peak_rss_mib() -> float:
+    """Return the peak resident memory of this program (getrusage would count what its parent had, too)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def fuzz(kind: str, count: int, seed: int, bundle: Path | None = None, progress: bool = False) -> Report:
     """Run `count` cases in child processes."""
     report = Report(kind, seed)
     number = 0
     while number < count:
-        number = _watch_child(report, number, min(CASES_A_CHILD, count - number))
+        number = _watch_child(report, bundle, number, min(CASES_A_CHILD, count - number))
         if progress:
             print(f"{kind}: {number} of {count}, {len(report.faults)} faults", file=sys.stderr, flush=True)
     return report
 
 
-def _watch_child(report: Report, first: int, count: int) -> int:
+def _watch_child(report: Report, bundle: Path | None, first: int, count: int) -> int:
     """Run one child to its end or its death; return the number of the next case."""
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.fuzz", "--kind", report.kind, "--seed", f"{report.seed}",
-         "--child", f"{first}", f"{count}"],
-        stdout=subprocess.PIPE, bufsize=0, stderr=subprocess.DEVNULL, cwd=Path(__file__).parent.parent,
+         *(("--bundle", str(bundle)) if bundle else ()), "--child", f"{first}", f"{count}"],
+        stdout=subprocess.PIPE, bufsize=0, stderr=subprocess.DEVNULL, cwd=ROOT,
     )  # fmt: skip
     assert child.stdout is not None
     current, finished = first - 1, first - 1
     while finished < first + count - 1:
-        patience = HANG_S if current > finished else 120.0  # starting Python and making seeds takes a while
-        ready, _, _ = select.select([child.stdout], [], [], patience)
-        line = child.stdout.readline() if ready else b""  # unbuffered, so that select sees what is left
+        line = _next_line(child, is_starting=current <= finished)
         if not line:
-            reason = "hangs" if not ready else f"crashes (status {child.wait()})"
+            reason = "hangs" if line is None else f"crashes (status {child.wait()})"
             child.kill()
             report.faults.append(f"case {max(current, finished + 1)} {reason}")
             finished = max(current, finished + 1)
@@ -197,28 +147,72 @@ def _watch_child(report: Report, first: int, count: int) -> int:
     return finished + 1
 
 
+def _next_line(child: subprocess.Popen[bytes], is_starting: bool) -> bytes | None:
+    """Return the child's next line, empty at its end, None where it hangs."""
+    assert child.stdout is not None
+    begin, spent = time.monotonic(), processor_s(child.pid)
+    while time.monotonic() - begin < ASLEEP_S:
+        ready, _, _ = select.select([child.stdout], [], [], 1.0)
+        if ready:
+            return child.stdout.readline()  # unbuffered, so that select sees what is left
+        if not is_starting and processor_s(child.pid) - spent > HANG_S:
+            return None
+    return None
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def export_pocket(folder: Path) -> Path:
+    """Export the pocket models in float32 and return the bundle."""
+    models = ROOT / "bench" / "pocket" / "models"
+    subprocess.run(
+        [sys.executable, "-m", "export", "--whisper", str(models / "whisper"), "--clip", str(models / "clip"),
+         "--output", str(folder / "pocket"), "--precision", "fp32"],
+        check=True, cwd=ROOT, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return folder / "pocket"
+
+
+def run_one(kind: str, seed: int, bundle: Path | None, number: int, write: Path | None) -> int:
+    """Run one case in this process, with the traceback of what is foreign."""
+    label, content = case_input(kind, make_seeds(kind, bundle), seed, number)
+    if write:
+        write.write_bytes(content)
+    with targets(bundle) as uses:
+        begin = time.process_time()
+        print(label, outcome(uses[kind], label, content), f"{time.process_time() - begin:.3f} s")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--kind", choices=sorted(SEEDS), required=True)
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--kind", choices=KINDS, nargs="+", default=list(KINDS))
+    parser.add_argument("--count", type=int, default=10_000, help="cases of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bundle", type=Path, help="for the kinds that are made of a bundle's files")
     parser.add_argument("--case", type=int, help="run this case alone, in this process")
     parser.add_argument("--write", type=Path, help="with --case: keep its input here")
     parser.add_argument("--child", nargs=2, type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        run_child(args.kind, args.seed, *args.child)
+        run_child(args.kind[0], args.seed, args.bundle, *args.child)
         return 0
-    if args.case is not None:
-        content = case_input(args.kind, SEEDS[args.kind](), args.seed, args.case)
-        if args.write:
-            args.write.write_bytes(content)
-        begin = time.perf_counter()
-        print(outcome(args.kind, content), f"{time.perf_counter() - begin:.3f} s")
-        return 0
-    report = fuzz(args.kind, args.count, args.seed, progress=True)
-    print(json.dumps({**vars(report), "passed": report.passed}, indent=2))
-    return 0 if report.passed else 1
+    with ExitStack() as stack:
+        bundle = args.bundle
+        if bundle is None and set(args.kind) & set(OF_A_BUNDLE):
+            bundle = export_pocket(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        if args.case is not None:
+            return run_one(args.kind[0], args.seed, bundle, args.case, args.write)
+        passed = True
+        for kind in args.kind:
+            report = fuzz(kind, args.count, args.seed, bundle, progress=True)
+            print(json.dumps({**vars(report), "passed": report.passed}), flush=True)
+            passed &= report.passed
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

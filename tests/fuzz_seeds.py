@@ -1,7 +1,6 @@
 """Sound inputs to mutate: small files of every readable format, made anew each time."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +9,10 @@ import soundfile
 from PIL import Image
 
 from runtime.image_cache import save_image_cache
+
+Seed = tuple[
+    str, bytes
+]  # what the target must know besides the bytes (a suffix, a file's name), and the bytes
 
 AUDIO_FORMATS = [
     ("WAV", "PCM_16", 16000, 1), ("WAV", "PCM_24", 44100, 2), ("WAV", "PCM_U8", 8000, 1),
@@ -101,8 +104,5 @@ def cache_seeds() -> list[bytes]:
     return seeds
 
 
-SEEDS: dict[str, Callable[[], list[bytes]]] = {
-    "audio": audio_seeds,
-    "image": image_seeds,
-    "cache": cache_seeds,
-}
+def unlabelled(contents: list[bytes]) -> list[Seed]:
+    return [("", content) for content in contents]

@@ -1,11 +1,16 @@
+import errno
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
+import runtime.bundle
 from runtime.bundle import GRAPH_FOLDERS, MANIFEST, SETTINGS_FILES, Bundle, graph_path
-from runtime.errors import BundleError, BundleNotFoundError, SettingsError
+from runtime.errors import BundleError, BundleNotFoundError, InferenceError, SettingsError
 from runtime.pipeline import MultimodalASR, default_precision
 
 
@@ -156,3 +161,100 @@ def test_the_digest_tells_bundles_apart(copied_bundle, pocket_bundle):
     assert Bundle.open(copied_bundle).digest == pocket_bundle.digest
     edit_manifest(copied_bundle, lambda m: m.update(name="other"))
     assert Bundle.open(copied_bundle).digest != pocket_bundle.digest
+
+
+def rehash(folder, name):
+    """Make `bundle.json` vouch for a file as it is now."""
+    content = (folder / name).read_bytes()
+    entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit_manifest(folder, lambda manifest: manifest["files"].update({name: entry}))
+
+
+def test_a_linked_subfolder_that_leads_out_is_refused(copied_bundle, tmp_path):
+    (copied_bundle / "clip").rename(tmp_path / "outside")
+    (copied_bundle / "clip").symlink_to(tmp_path / "outside", target_is_directory=True)
+    with pytest.raises(BundleError, match="link that leads out"):
+        Bundle.open(copied_bundle)
+
+
+def test_settings_of_another_bundle_are_refused_even_with_their_hash(copied_bundle):
+    """Hashes prove that files are whole, not that they belong together: shapes are compared, too."""
+    path = copied_bundle / "whisper" / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "feature_size": 80}))
+    rehash(copied_bundle, "whisper/preprocessor_config.json")
+    with pytest.raises(BundleError, match=r"shape \(80, 600\), the graph takes \(64, 600\)"):
+        open_pipeline(copied_bundle)
+
+
+def test_a_tokenizer_of_another_bundle_is_refused_even_with_its_hash(copied_bundle):
+    name = "whisper/config.json"
+    path = copied_bundle / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 51865}))
+    rehash(copied_bundle, name)
+    with pytest.raises(BundleError, match=r"51865 tokens, the decoder graph of 726"):
+        open_pipeline(copied_bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x0a" * 50])
+def test_a_graph_that_is_none_is_refused_even_with_its_hash(copied_bundle, content):
+    name = graph_path("text_model", "fp32")
+    (copied_bundle / name).write_bytes(content)
+    rehash(copied_bundle, name)
+    with pytest.raises(BundleError, match=r"text_model\.onnx: onnxruntime cannot load it"):
+        open_pipeline(copied_bundle)
+
+
+@pytest.mark.parametrize(
+    ("location", "is_inside"),
+    [("weights.bin", True), ("../weights.bin", False), ("{outside}/weights.bin", False), ("link.bin", False)],
+)
+def test_weights_outside_the_bundle_are_never_read(copied_bundle, tmp_path, location, is_inside):
+    """An ONNX graph may name a file that holds its weights; it must lie in the bundle."""
+    name = graph_path("text_model", "fp32")
+    path = copied_bundle / name
+    model = onnx.load(path)
+    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    for folder in (path.parent, path.parent.parent, tmp_path):
+        (folder / "weights.bin").write_bytes(tensor.raw_data)
+    (path.parent / "link.bin").symlink_to(tmp_path / "weights.bin")
+    entries = {"location": location.format(outside=tmp_path), "length": str(len(tensor.raw_data))}
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in entries.items())
+    path.write_bytes(model.SerializeToString())
+    rehash(copied_bundle, name)
+    if is_inside:
+        assert open_pipeline(copied_bundle).encode_texts(["a bear"]).shape == (1, 128)
+        return
+    with pytest.raises(BundleError, match="cannot load it"):
+        open_pipeline(copied_bundle)
+
+
+def test_a_disk_that_fails_is_named(copied_bundle, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(runtime.bundle, "sha256_of", fail)
+    with pytest.raises(BundleError, match=r"config\.json cannot be read: Input/output error"):
+        Bundle.open(copied_bundle)
+
+
+def test_a_read_only_bundle_is_used_and_left_alone(copied_bundle, tmp_path):
+    for path in sorted(copied_bundle.rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    copied_bundle.chmod(0o555)
+    before = {path: path.stat().st_mtime_ns for path in copied_bundle.rglob("*")}
+    assert open_pipeline(copied_bundle).encode_texts(["a bear"]).shape == (1, 128)
+    assert {path: path.stat().st_mtime_ns for path in copied_bundle.rglob("*")} == before
+    for path in [copied_bundle, *copied_bundle.rglob("*")]:
+        path.chmod(0o755)  # so that the folder can be removed
+
+
+def test_a_graph_that_fails_while_it_runs_is_an_error_of_ours(copied_bundle):
+    path = copied_bundle / "clip" / "config.json"
+    content = json.loads(path.read_text())
+    content["text_config"]["max_position_embeddings"] = 512  # more positions than the graph has
+    path.write_text(json.dumps(content))
+    rehash(copied_bundle, "clip/config.json")
+    with pytest.raises(InferenceError, match="text_embeds failed while it ran"):
+        open_pipeline(copied_bundle).encode_texts(["bear " * 500])

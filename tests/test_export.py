@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from export import cli as export_cli
 from export.architectures import CLIP, WHISPER, make_clip_checkpoint, make_whisper_checkpoint
 from export.bundle_writer import ExportRequest, write_bundle
 from export.checkpoints import Source
+from export.exchange import exchange
 from export.parity import TOLERANCE
 from runtime.bundle import MANIFEST, Bundle, graph_path
 from runtime.errors import CheckpointError, OutputError, ParityError, SettingsError
@@ -197,6 +199,75 @@ def test_two_exports_into_one_folder_both_succeed(tmp_path):
     assert [process.returncode for process in both] == [0, 0], answers
     assert sum("up to date" in out for out, _ in answers) == 1
     whole(target)
+
+
+# -- what cannot be written -------------------------------------------------------------
+
+
+def one_line(done, *mentions):
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    for mention in mentions:
+        assert mention in done.stderr
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("largest", [1 << 10, 3_000_000])  # bytes: of a settings file, of a graph
+def test_an_export_that_may_not_write_more_leaves_the_old_bundle(copied_bundle, largest):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+    before = state_of(copied_bundle)
+    one_line(run(copied_bundle, "--precision", "fp32", preexec_fn=limited), "cannot be written", "large")
+    assert state_of(copied_bundle) == before
+    left = {path.name for path in copied_bundle.parent.iterdir() if not path.name.endswith(".lock")}
+    assert left == {copied_bundle.name}
+
+
+@pytest.mark.parametrize("size", ["100k", "9m"])  # full at the tokenizer; full at a graph, within a library
+def test_a_full_disk_is_named(tmp_path, size):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here (that takes root)")
+    try:
+        one_line(run(disk / "b"), "cannot be written", "o space left")
+        assert [path.name for path in disk.iterdir() if not path.name.endswith(".lock")] == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_place_where_nobody_can_write_is_named():
+    with pytest.raises(OutputError, match="/proc/bundle cannot be written"):
+        write_bundle(request(Path("/proc/bundle")))
+
+
+def test_two_folders_change_places_in_one_step(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("")
+    if not exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this file system cannot swap folders")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["a"]
+    assert not exchange(tmp_path / "a", tmp_path / "nowhere")
+
+
+def test_without_a_swap_the_bundle_is_replaced_by_two_renames(copied_bundle, monkeypatch):
+    monkeypatch.setattr(bundle_writer, "exchange", lambda one, other: False)
+    _, written = write_bundle(request(copied_bundle))
+    assert written
+    assert whole(copied_bundle).precisions == ("fp32",)
+    left = {path.name for path in copied_bundle.parent.iterdir() if not path.name.endswith(".lock")}
+    assert left == {copied_bundle.name}
 
 
 # -- what cannot be exported ----------------------------------------------------------

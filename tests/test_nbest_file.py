@@ -1,6 +1,7 @@
 """The n-best file: round trip, resuming after a crash, and what every unusable line says."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from bench.nbest.file import (
     NBestWriter,
     read_nbest,
 )
-from runtime.errors import NBestFileError
+from runtime.errors import NBestFileError, OutputError
 
 HEADER = NBestHeader({"sha256": "abc"}, {"num_beams": 5})
 UTTERANCES = (
@@ -85,9 +86,12 @@ def hypothesis_line(hypothesis: str) -> str:
     [
         (
             hypothesis_line('{"text": "a", "score": NaN}'),
-            ":2: cannot be read as JSON: NaN is no usable number",
+            ":2: hypothesis 1: `score` must be finite, got nan",
         ),
-        (hypothesis_line('{"text": "a", "score": -Infinity}'), ":2: cannot be read as JSON: -Infinity"),
+        (
+            hypothesis_line('{"text": "a", "score": -Infinity}'),
+            ":2: hypothesis 1: `score` must be finite, got -inf",
+        ),
         (
             hypothesis_line('{"text": "a", "score": -1e999}'),
             ":2: hypothesis 1: `score` must be finite, got -inf",
@@ -132,3 +136,39 @@ def test_other_schemas_are_refused(tmp_path: Path) -> None:
         read_nbest(path)
     with pytest.raises(NBestFileError, match="no such"):
         read_nbest(tmp_path / "none.jsonl")
+
+
+def test_a_second_writer_is_refused_while_the_first_writes(tmp_path: Path) -> None:
+    path = tmp_path / "n.jsonl"
+    with NBestWriter(path, HEADER) as writer:
+        writer.write(UTTERANCES[0])
+        before = path.read_bytes()
+        for resume in (True, False):
+            with pytest.raises(OutputError, match="another run is writing it"):
+                NBestWriter(path, HEADER, resume=resume)
+        assert path.read_bytes() == before
+    write(path, resume=True)
+    assert read_nbest(path).utterances == UTTERANCES
+
+
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "n.jsonl"
+    write(path)
+    whole = path.read_bytes()
+    limit = len(whole) // 2  # in the middle of a line
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+        with pytest.raises(OutputError, match=r"n\.jsonl: cannot be written: File too large"):
+            write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert path.read_bytes() == whole[:limit]
+    write(path, resume=True)
+    assert path.read_bytes() == whole
+
+
+def test_a_place_where_nobody_can_write_is_named(tmp_path: Path) -> None:
+    for path in (Path("/proc/nowhere/n.jsonl"), tmp_path):
+        with pytest.raises(OutputError, match="cannot be written"):
+            NBestWriter(path, HEADER)

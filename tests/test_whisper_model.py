@@ -28,7 +28,8 @@ def exported(case, folder, monkeypatch, *precisions):
         write_graphs(case.model, WHISPER_GRAPHS, precision, folder)
     tokens = SimpleNamespace(vocab_size=case.model.config.vocab_size)
     monkeypatch.setattr(whisper.WhisperTokens, "from_folder", lambda _: tokens)
-    monkeypatch.setattr(whisper.LogMelExtractor, "from_folder", lambda _: None)
+    window = SimpleNamespace(n_mels=case.features.shape[1], n_frames=case.features.shape[2])
+    monkeypatch.setattr(whisper.LogMelExtractor, "from_folder", lambda _: window)
     paths = (folder / graph_path(name, precisions[-1]) for name in ("encoder_model", "decoder_model"))
     return WhisperModel(folder, *paths, cpu())
 

@@ -5,16 +5,19 @@ further line is one utterance. Each line is written and flushed on its own, so a
 go on where it stopped: a torn last line is cut off, the rest is kept.
 """
 
+import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Final, Self
 
 from bench.nbest.records import SCHEMA, NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
+from runtime.config_files import parse_json
 from runtime.errors import NBestFileError, OutputError
+
+LARGEST_NUMBER: Final = 1e6  # of scores, cosines and seconds; what is larger is damaged, and overflows sums
 
 __all__ = [
     "SCHEMA",
@@ -75,14 +78,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield line, content
 
 
-def _reject_constant(name: str) -> float:
-    raise ValueError(f"{name} is no usable number")
-
-
 def _object(path: Path, line: int, content: str) -> dict[str, Any]:
     try:
-        row = json.loads(content, parse_constant=_reject_constant)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(content)
+    except ValueError as error:
         raise NBestFileError(f"{path}:{line}: cannot be read as JSON: {error}") from error
     if not isinstance(row, dict):
         raise NBestFileError(f"{path}:{line}: expected a JSON object, got a {type(row).__name__}")
@@ -99,6 +98,10 @@ def _header(path: Path, line: int, content: str) -> NBestHeader:
     bundle, settings = row.get("bundle", {}), row.get("settings", {})
     if not isinstance(bundle, dict) or not isinstance(settings, dict):
         raise NBestFileError(f"{path}:{line}: `bundle` and `settings` must be JSON objects")
+    try:
+        json.dumps((bundle, settings), allow_nan=False)
+    except ValueError as error:
+        raise NBestFileError(f"{path}:{line}: `bundle` and `settings` must hold finite numbers") from error
     return NBestHeader(bundle, settings)
 
 
@@ -169,6 +172,8 @@ def _number(place: str, row: Mapping[str, Any], key: str) -> float | None:
         raise NBestFileError(f"{place}: `{key}` must be a number, got {value!r}")
     if not math.isfinite(value):
         raise NBestFileError(f"{place}: `{key}` must be finite, got {value}")
+    if abs(value) > LARGEST_NUMBER:
+        raise NBestFileError(f"{place}: `{key}` is {value}; expected at most {LARGEST_NUMBER:g} in size")
     return float(value)
 
 
@@ -202,29 +207,43 @@ class NBestWriter:
 
         Raises:
             NBestFileError: `resume` on a file of another header, or with an unusable line.
-            OutputError: The file cannot be written.
+            OutputError: The file cannot be written, or another run is writing it.
         """
         self.path = Path(path)
         self.finished: set[str] = set()
-        keep = 0
-        if resume and self.path.is_file():
-            self.finished, keep = _finished(self.path, header)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self.path.open("r+b" if keep else "wb")
-            if keep:
-                self._file.truncate(keep)
-                self._file.seek(0, os.SEEK_END)
-            else:
-                self._write_line(header.to_dict())
+            # Unbuffered: a line that fails is not tried again when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+            raise self._unwritable(error) from error
+        try:
+            self._begin(header, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, header: NBestHeader, resume: bool) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"{self.path}: another run is writing it; wait for it, or stop it") from error
+        keep = 0
+        if resume:
+            self.finished, keep = _finished(self.path, header)
+        try:
+            self._file.truncate(keep)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if not keep:
+            self._write_line(header.to_dict())
 
     def write(self, utterance: NBestUtterance) -> None:
         """Append one utterance and flush it.
 
         Raises:
             NBestFileError: The id was written before, or a score is not finite.
+            OutputError: The disk is full, or fails.
         """
         if utterance.id in self.finished:
             raise NBestFileError(f"{self.path}: id {utterance.id!r} is in the file already")
@@ -246,8 +265,18 @@ class NBestWriter:
         self.close()
 
     def _write_line(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        rest = memoryview(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: cannot be written: {error.strerror}; the utterances that are in it stay, and the "
+            "next run goes on from there"
+        )
 
 
 def _finished(path: Path, header: NBestHeader) -> tuple[set[str], int]:

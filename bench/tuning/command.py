@@ -17,6 +17,7 @@ from bench.tuning.alpha import TuneResult, tune
 from bench.tuning.explain import explain
 from bench.tuning.options import TuneOptions
 from bench.tuning.table import summary_lines
+from runtime.config_files import parse_json
 from runtime.console import EXIT_DONE
 from runtime.errors import OutputError, SettingsError
 from runtime.pipeline_options import add_pipeline_arguments, make_pipeline
@@ -75,7 +76,7 @@ def _latency(output: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        report: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SettingsError(f"{path}: not JSON ({error}); delete it or measure again") from error
     return report

@@ -1,0 +1,37 @@
+"""Opening `tokenizer.json`, and what the tokenizers library raises, as an error of the project."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from runtime.errors import BundleError, BundleNotFoundError
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Raises:
+        BundleNotFoundError: There is no such file.
+        BundleError: It is no tokenizer.
+    """
+    if not path.is_file():
+        raise BundleNotFoundError(f"{path} is missing; expected a checkpoint or bundle")
+    with tokenizer_faults(f"{path} is no tokenizer"):
+        return Tokenizer.from_file(str(path))
+
+
+@contextmanager
+def tokenizer_faults(what: str) -> Iterator[None]:
+    """Turn the faults of the tokenizers library into `BundleError`.
+
+    It raises the bare `Exception` for files that are malformed, and panics on some that contradict themselves
+    (merges of empty tokens); a panic of Rust arrives as a `BaseException` that cannot be imported.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise BundleError(f"{what}: {error}; export the bundle again from an intact checkpoint") from error
