@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from runtime.segmentation import DEFAULT_PAUSE_S, Segment, Splitter
 from runtime.speech_presence import DEFAULT_GATE, NoSpeech, SpeechGate
 from runtime.whisper import CrossAttention, FirstPosition, WhisperModel
 
+# So much of the pause that ended a segment is decoded with it. Noise that goes on for seconds after the sound
+# makes the pocket model add words (12-minute recordings: 18.6 % instead of 17.7 % WER with all of it).
+TAIL_S: Final = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class RecognisedSegment:
@@ -21,7 +26,7 @@ class RecognisedSegment:
 
     Attributes:
         start_s: Its start in seconds from that of the recording.
-        end_s: Its end.
+        end_s: Where it ends, or where the pause begins that ended it.
         hypotheses: Distinct hypotheses, best first; none where there is no speech.
         no_speech_prob: The model's probability of no speech; None if silent, or not known to the checkpoint.
         no_speech: Why there is no speech, else None.
@@ -99,11 +104,13 @@ class Recognizer:
         return self._recognise(Segment(0, np.concatenate(kept))), samples / self.sampling_rate
 
     def _recognise(self, segment: Segment) -> RecognisedSegment:
-        times = segment.start / self.sampling_rate, segment.end / self.sampling_rate
-        silent = self.gate.silent(segment.waveform, self.sampling_rate) if self.gate else None
+        rate = self.sampling_rate
+        times = segment.start / rate, (segment.end - segment.pause) / rate
+        waveform = segment.waveform[: segment.waveform.size - max(0, segment.pause - int(TAIL_S * rate))]
+        silent = self.gate.silent(waveform, self.sampling_rate) if self.gate else None
         if silent is not None:
             return RecognisedSegment(*times, [], None, silent)
-        cross = self.whisper.encode(self.whisper.features([segment.waveform]))
+        cross = self.whisper.encode(self.whisper.features([waveform]))
         first = self.whisper.first_position(cross)
         (hypotheses,) = self._lists(cross, first)
         probability = float(first.no_speech_prob[0])
@@ -111,9 +118,7 @@ class Recognizer:
         reason = None
         if self.gate is not None and hypotheses:
             best = hypotheses[0]
-            reason = self.gate.judge(
-                segment.waveform, self.sampling_rate, best.text, best.score, no_speech_prob
-            )
+            reason = self.gate.judge(waveform, self.sampling_rate, best.text, best.score, no_speech_prob)
         return RecognisedSegment(*times, [] if reason else hypotheses, no_speech_prob, reason)
 
     def _lists(self, cross: CrossAttention, first: FirstPosition | None) -> list[list[Hypothesis]]:

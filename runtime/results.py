@@ -61,7 +61,7 @@ class SegmentTranscription:
 
     Attributes:
         start_s: Its start in seconds from that of the recording.
-        end_s: Its end.
+        end_s: Where it ends, or where the pause begins that ended it.
         transcription: The chosen text; empty where nothing was recognised.
         hypotheses: Its candidates, best first; rescored ones in mode "multimodal"; none without speech.
         no_speech_prob: The model's probability of no speech; None if silent, or not known to the checkpoint.

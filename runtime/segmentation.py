@@ -22,9 +22,9 @@ SMOOTHING_S: Final = (
 )
 SHORTEST_REST_S: Final = 0.5  # no cut leaves a shorter last segment: too little to recognise anything from
 EQUALLY_QUIET_DB: Final = 3.0  # among points so close to the quietest, the latest wins: fewer segments
-# A pause lies in the lowest 30 % (in dB) between the quietest and the loudest 0.1 s in view. Where less than
+# A pause lies in the lowest 20 % (in dB) between the quietest and the loudest 0.1 s in view. Where less than
 # 12 dB separate them there is no pause to be told from sound; 60 dB below the loudest, all is pause.
-PAUSE_SHARE: Final = 0.3
+PAUSE_SHARE: Final = 0.2
 LEAST_CONTRAST_DB: Final = 12.0
 MOST_CONTRAST_DB: Final = 60.0
 DEFAULT_PAUSE_S: Final = 1.0
@@ -37,10 +37,12 @@ class Segment:
     Attributes:
         start: Its first sample, counted from the start of the recording.
         waveform: Its samples, float32, (samples,).
+        pause: How many of them, at its end, belong to a pause that ended it.
     """
 
     start: int
     waveform: Waveform
+    pause: int = 0
 
     @property
     def end(self) -> int:
@@ -53,8 +55,10 @@ class Splitter:
     """How recordings are split.
 
     1. A recording that fits the window stays whole.
-    2. In a longer one, a pause of `pause_s` or more ends a segment, half of `pause_s` after the sound. What
-       is left of a longer pause is a segment of its own but for the half before the next sound.
+    2. In a longer one, a pause of `pause_s` or more ends a segment. The pause belongs to it as far as the
+       window reaches; what is left of it is a segment of its own. The next one starts with its sound: a quiet
+       lead makes models that were trained on trimmed clips misread the first words (the pocket model after
+       0.1 s of it: 24 % of all words instead of 19 %).
     3. Where a window holds no such pause, the cut lies in its last `search_s`: in the middle of the latest of
        all stretches that are within 3 dB of the quietest point there.
 
@@ -126,32 +130,32 @@ class Splitter:
                     held = _joined(held, block)
             if held.size == 0:
                 return
-            cut = held.size if ended and start == 0 and held.size <= self._window else self._cut(held[:view])
-            yield Segment(start, held[:cut])
+            if ended and start == 0 and held.size <= self._window:
+                yield Segment(0, held)
+                return
+            cut, pause = self._cut(held[:view])
+            yield Segment(start, held[:cut], pause)
             start, held = start + cut, held[cut:]
 
-    def _cut(self, held: Waveform) -> int:
-        """Return the length of the next segment, given what lies ahead, or all that is left."""
-        cut = self._pause_cut(held)
-        if cut is not None:
-            return cut
-        return held.size if held.size <= self._window else self._quietest_cut(held)
+    def _cut(self, held: Waveform) -> tuple[int, int]:
+        """Return the length of the next segment and of the pause at its end.
 
-    def _pause_cut(self, held: Waveform) -> int | None:
-        """Return where a pause within the window ends the segment, or the sound after a long one begins."""
+        Args:
+            held: What lies ahead, or all that is left.
+        """
         hop = max(1, int(FRAME_S * self.sampling_rate))
-        quiet = _quiet_frames(held, hop)
-        half = int(self.pause_s / 2 * self.sampling_rate) if math.isfinite(self.pause_s) else held.size
         shortest = int(SHORTEST_REST_S * self.sampling_rate)
-        for begin, end in _runs(quiet):
-            if begin == 0:  # what an earlier pause has left
-                cut = end * hop - half
-                if cut >= shortest and end < quiet.size:
-                    return min(cut, self._window)
-            elif (end - begin) * hop >= 2 * half:
-                cut = begin * hop + half
-                return cut if cut <= self._window and held.size - cut >= shortest else None
-        return None
+        for begin, end in _quiet_runs(held, hop):
+            onset = end if end < held.size - hop else held.size
+            if begin == 0:  # before the first sound, or what an earlier pause has left
+                if shortest <= onset < held.size:
+                    return min(onset, self._window), 0
+            elif end - begin >= self.pause_s * self.sampling_rate and begin <= self._window:
+                cut = min(onset, self._window)
+                if cut == held.size or held.size - cut >= shortest:
+                    return cut, cut - begin
+                break
+        return (held.size, 0) if held.size <= self._window else (self._quietest_cut(held), 0)
 
     def _quietest_cut(self, held: Waveform) -> int:
         last = self._window
@@ -176,22 +180,43 @@ def _smooth_power(stretch: Waveform, hop: int) -> npt.NDArray[np.float64]:
     return smooth
 
 
-def _quiet_frames(stretch: Waveform, hop: int) -> npt.NDArray[np.bool_]:
-    """Whether each frame of `hop` samples belongs to a pause, (frames,); all false without contrast."""
+def _quiet_runs(stretch: Waveform, hop: int) -> list[tuple[int, int]]:
+    """Return (first sample, one past the last) of every pause, in steps of `hop`; none without contrast."""
     frames = stretch.size // hop
     if frames == 0:
-        return np.zeros(0, bool)
+        return []
     smooth = _smooth_power(stretch, hop)
     level = 10.0 * np.log10(np.maximum(smooth, 1e-20))
     loudest = level.max()
     quietest = max(level.min(), loudest - MOST_CONTRAST_DB)
     if loudest - quietest < LEAST_CONTRAST_DB:
-        return np.zeros(frames, bool)
-    low = level <= quietest + PAUSE_SHARE * (loudest - quietest)
-    # A frame is quiet if any 0.1 s that contain it are: the reach of a low entry is the entry's own width.
+        return []
+    threshold = quietest + PAUSE_SHARE * (loudest - quietest)
+    # A frame is quiet if any 0.1 s that contain it are …
     width = frames - level.size + 1
-    quiet: npt.NDArray[np.bool_] = np.convolve(low, np.ones(width))[:frames] > 0.5
-    return quiet
+    low = np.convolve(level <= threshold, np.ones(width))[:frames] > 0.5
+    # … but for the sound at its end, which is too short yet to raise the mean.
+    loud = np.square(stretch[: frames * hop].reshape(frames, hop)).mean(axis=1) > 10.0 ** (threshold / 10.0)
+    runs: list[tuple[int, int]] = []
+    for begin, end in _runs(low):
+        last = end
+        while end < frames and last > begin and loud[last - 1]:
+            last -= 1
+        onset = last * hop if end == frames else _onset(stretch, last * hop, hop, threshold)
+        runs.append((begin * hop, onset))
+    return runs
+
+
+def _onset(stretch: Waveform, end: int, hop: int, threshold: float) -> int:
+    """Find within a frame, to a tenth of it, where the sound after a pause begins.
+
+    Log-mel frames start anew in every segment: a start 5 ms off gives other features of the same sound.
+    """
+    fine = max(1, hop // 10)
+    first = max(0, end - hop)
+    around = stretch[first : first + 2 * hop // fine * fine].reshape(-1, fine)
+    loud = np.square(around).mean(axis=1) > 10.0 ** (threshold / 10.0)
+    return first + int(loud.argmax()) * fine if loud.any() else end
 
 
 def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -22,17 +22,14 @@ class Clip:
     end_s: float
 
 
-def test_rows() -> list[dict[str, str]]:
-    return [json.loads(line) for line in (TEST_SET / "manifest.jsonl").read_text().splitlines()]
-
-
 def joined_clips(minutes: float, seed: int = 0) -> tuple[np.ndarray, list[Clip]]:
-    """Draw test clips without replacement until the recording has its length, to within a clip and a pause."""
+    """Draw test clips without replacement until the recording has its length, give or take a clip."""
     rng = np.random.default_rng(seed)
+    rows = [json.loads(line) for line in (TEST_SET / "manifest.jsonl").read_text().splitlines()]
     parts: list[np.ndarray] = []
     clips: list[Clip] = []
     position = 0
-    for row in rng.permutation(np.array(test_rows(), dtype=object)):
+    for row in rng.permutation(np.array(rows, dtype=object)):
         waveform = load_audio(TEST_SET / row["audio"])
         end = position + waveform.size
         clips.append(Clip(str(TEST_SET / row["audio"]), row["reference"], position / RATE, end / RATE))
