@@ -121,7 +121,7 @@ class Splitter:
         # A pause that begins at the end of the window has to be seen whole, and a last sliver foreseen.
         look_ahead = max(SHORTEST_REST_S, self.pause_s if math.isfinite(self.pause_s) else 0.0)
         view = self._window + int(look_ahead * self.sampling_rate) + 1
-        held, start, ended = np.zeros(0, np.float32), 0, False
+        held, start, ended, pause = np.zeros(0, np.float32), 0, False, 0
         while True:
             while held.size < view and not ended:
                 block = next(blocks, None)
@@ -133,22 +133,23 @@ class Splitter:
             if ended and start == 0 and held.size <= self._window:
                 yield Segment(0, held)
                 return
-            cut, pause = self._cut(held[:view])
+            cut, pause = self._cut(held[:view], in_pause=pause > 0)
             yield Segment(start, held[:cut], pause)
             start, held = start + cut, held[cut:]
 
-    def _cut(self, held: Waveform) -> tuple[int, int]:
+    def _cut(self, held: Waveform, *, in_pause: bool) -> tuple[int, int]:
         """Return the length of the next segment and of the pause at its end.
 
         Args:
             held: What lies ahead, or all that is left.
+            in_pause: Whether it begins with what is left of a pause.
         """
         hop = max(1, int(FRAME_S * self.sampling_rate))
         shortest = int(SHORTEST_REST_S * self.sampling_rate)
         for begin, end in _quiet_runs(held, hop):
             onset = end if end < held.size - hop else held.size
             if begin == 0:  # before the first sound, or what an earlier pause has left
-                if shortest <= onset < held.size:
+                if (2 * hop if in_pause else shortest) <= onset < held.size:
                     return min(onset, self._window), 0
             elif end - begin >= self.pause_s * self.sampling_rate and begin <= self._window:
                 cut = min(onset, self._window)
