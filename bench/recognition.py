@@ -1,7 +1,9 @@
 """From a manifest and a bundle to n-best lists with clip scores: the expensive part of tuning, done once."""
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +13,9 @@ from tqdm import tqdm
 
 from bench.manifest import Utterance
 from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter, read_nbest
-from runtime.audio import load_audio
 from runtime.errors import AudioError, EarsightError, ImageCacheError, ManifestError
 from runtime.fusion import to_caption_style
+from runtime.joining import join_hypotheses
 from runtime.pipeline import MultimodalASR
 from runtime.results import Hypothesis
 
@@ -59,7 +61,7 @@ def write_nbest(
 
 def header_of(asr: MultimodalASR) -> NBestHeader:
     """Return what the n-best lists depend on."""
-    search = asr.search
+    search, gate, pause_s = asr.search, asr.recognizer.gate, asr.recognizer.pause_s
     return NBestHeader(
         bundle={"name": asr.bundle.name, "sha256": asr.bundle.digest},
         settings={
@@ -70,6 +72,8 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
             "length_penalty": search.length_penalty,
             "early_stopping": search.early_stopping,
             "language": asr.language,
+            "pause_s": pause_s if math.isfinite(pause_s) else None,
+            "speech_gate": None if gate is None else asdict(gate),
             "shuffle_seed": SHUFFLE_SEED,
         },
     )
@@ -78,22 +82,25 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
 def recognise(asr: MultimodalASR, utterance: Utterance, pictures: "PictureShelf") -> NBestUtterance:
     """Return the n-best list of one utterance.
 
+    As in `MultimodalASR.transcribe`, the list is empty where there is no speech, and a recording longer than
+    the window is split; the list then holds the best ways of joining its segments.
+
     Raises:
         ManifestError: Its audio or picture cannot be used.
     """
     try:
-        rate = asr.whisper.features.sampling_rate
-        waveform = load_audio(utterance.audio, target_rate=rate)
-        hypotheses = asr.generate_nbest(waveform, rate)
+        segments = list(asr.recognizer.segments(utterance.audio))
     except AudioError as error:
         raise ManifestError(f"line {utterance.line} ({utterance.id}): {error}") from error
+    size = asr.search.num_hypotheses or asr.search.num_beams
+    hypotheses = join_hypotheses([segment.hypotheses for segment in segments], size)
     return NBestUtterance(
         id=utterance.id,
         reference=utterance.reference,
         speaker=utterance.speaker,
         group=utterance.group,
         image_id=pictures.key(utterance),
-        duration_s=len(waveform) / rate,
+        duration_s=segments[-1].end_s,
         hypotheses=_with_cosines(asr, hypotheses, pictures.right(utterance), pictures.wrong(utterance)),
     )
 

@@ -121,6 +121,11 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def _require_type(source: Source, model_type: str) -> None:
+    # Without the file, transformers would guess the type from the folder's name.
+    if source.is_folder and not (Path(source.name) / "config.json").is_file():
+        raise CheckpointError(
+            f"{source.name}: no config.json in this folder; expected one written by save_pretrained"
+        )
     config = _load(source, "configuration", AutoConfig.from_pretrained)
     if config.model_type != model_type:
         raise CheckpointError(

@@ -45,6 +45,21 @@ def load_audio(source: AudioSource, sr: int = SAMPLING_RATE, target_rate: int = 
             wrong shape or of an absurd rate.
         SettingsError: `target_rate` is out of range.
     """
+    parts = list(stream_audio(source, sr, target_rate))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def stream_audio(
+    source: AudioSource, sr: int = SAMPLING_RATE, target_rate: int = SAMPLING_RATE
+) -> Iterator[Waveform]:
+    """Decode, mix down and resample a recording block by block, so that memory does not grow with its length.
+
+    Takes the arguments and raises the errors of `load_audio`; those that only the whole recording shows
+    (truncated, nothing in it, not finite) come after its last block.
+
+    Yields:
+        Consecutive parts of what `load_audio` returns, none of them empty.
+    """
     if not MIN_RATE <= target_rate <= MAX_RATE:
         raise SettingsError(f"target_rate is {target_rate} Hz; expected {MIN_RATE} to {MAX_RATE} Hz")
     if isinstance(source, np.ndarray):
@@ -54,14 +69,14 @@ def load_audio(source: AudioSource, sr: int = SAMPLING_RATE, target_rate: int = 
             raise AudioError(
                 f"audio array of {waveform.size / rate:.0f} s; at most {MAX_SECONDS} s, so split it"
             )
-        if rate == target_rate:
-            _require_usable(waveform.size, _count_not_finite(waveform), _peak(waveform), "audio array")
-            return waveform
-        starts = range(0, waveform.size, RESAMPLING_BLOCK)
-        blocks = (waveform[start : start + RESAMPLING_BLOCK] for start in starts)
-        return _collect(blocks, rate, target_rate, "audio array")
+        # What needs no resampling stays whole: it is in memory already.
+        block = waveform.size if rate == target_rate else RESAMPLING_BLOCK
+        starts = range(0, waveform.size, block)
+        blocks = (waveform[start : start + block] for start in starts)
+        yield from _resampled(blocks, rate, target_rate, "audio array")
+        return
     with open_audio(source) as audio_file:
-        return _collect(audio_file.blocks(), audio_file.rate, target_rate, audio_file.name)
+        yield from _resampled(audio_file.blocks(), audio_file.rate, target_rate, audio_file.name)
 
 
 def level_dbfs(waveform: Waveform) -> float:
@@ -81,26 +96,29 @@ def level_dbfs(waveform: Waveform) -> float:
     return 10.0 * math.log10(power) if power > 0.0 else -math.inf
 
 
-def _collect(blocks: Iterator[Waveform], rate: int, target_rate: int, name: str) -> Waveform:
-    """Resample mono blocks as one stream and join them; verify the whole on the way."""
+def _resampled(blocks: Iterator[Waveform], rate: int, target_rate: int, name: str) -> Iterator[Waveform]:
+    """Resample mono blocks as one stream; verify the whole on the way."""
     resampler = soxr.ResampleStream(rate, target_rate, 1, dtype="float32") if rate != target_rate else None
-    parts: list[Waveform] = []
-    samples, not_finite, peak = 0, 0, 0.0
+    samples, not_finite, peak, given = 0, 0, 0.0, 0
     for block in blocks:
         samples += block.size
         not_finite += _count_not_finite(block)
         peak = max(peak, _peak(block))
-        parts.append(block if resampler is None else resampler.resample_chunk(block))
+        part = block if resampler is None else resampler.resample_chunk(block)
+        given += part.size
+        if part.size:
+            yield part
     _require_usable(samples, not_finite, peak, name)
     if resampler is not None:
-        parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    waveform = np.concatenate(parts)
-    if waveform.size == 0:
+        part = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        given += part.size
+        if part.size:
+            yield part
+    if given == 0:
         raise AudioError(
             f"{name}: {samples} samples at {rate} Hz are less than one sample at {target_rate} Hz; "
             "record something longer"
         )
-    return waveform
 
 
 def _mono_from_array(array: npt.NDArray[np.generic]) -> Waveform:

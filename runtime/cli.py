@@ -43,6 +43,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--alpha", type=float, default=0.3, help="weight of the picture, 0 to 1 (default %(default)s)"
     )
     transcribe.add_argument(
+        "--truncate",
+        action="store_true",
+        help="recognise only the beginning that fits the window (default: split longer recordings)",
+    )
+    transcribe.add_argument(
         "--json", action="store_true", help="one JSON object a file, with the whole n-best list"
     )
 
@@ -72,7 +77,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     for audio in tqdm(
         args.audio, desc="transcribe", unit="file", disable=None if len(args.audio) > 1 else True
     ):
-        result = asr.transcribe(audio, image_id=args.image_id, image_path=args.image)
+        result = asr.transcribe(audio, image_id=args.image_id, image_path=args.image, truncate=args.truncate)
         tqdm.write(_as_json(audio, result) if args.json else _as_text(audio, result, len(args.audio) > 1))
     return EXIT_DONE
 
@@ -82,8 +87,10 @@ def _as_json(audio: str, result: Transcription) -> str:
 
 
 def _as_text(audio: str, result: Transcription, several: bool) -> str:
-    if result.warning:
-        print(f"{PROGRAM}: {audio}: {result.warning}", file=sys.stderr)
+    no_speech = result.no_speech
+    for note in (result.warning, no_speech.reason if no_speech else None):
+        if note:
+            print(f"{PROGRAM}: {audio}: {note}", file=sys.stderr)
     return f"{audio}\t{result.transcription}" if several else result.transcription
 
 

@@ -1,15 +1,15 @@
 """`MultimodalASR`: the public face. Audio and a picture in, the text that fits both out."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.audio import AudioSource, load_audio
-from runtime.beam_search import FinishedHypothesis
 from runtime.beam_settings import BeamSearchSettings
 from runtime.bundle import Bundle
 from runtime.clip import ImageEncoder, TextEncoder
@@ -17,10 +17,14 @@ from runtime.errors import ImageCacheError, ImageNotFoundError, SettingsError
 from runtime.fusion import fuse, normalize_transcript, rank, to_caption_style
 from runtime.image_cache import load_image_cache
 from runtime.image_files import ImageSource
+from runtime.joining import join_hypotheses, join_rescored, joined_text
 from runtime.providers import SessionFactory, SessionSettings, select_provider
-from runtime.results import Hypothesis, RescoredHypothesis, Transcription
+from runtime.recognition import RecognisedSegment, Recognizer
+from runtime.results import Hypothesis, RescoredHypothesis, SegmentTranscription, Transcription
+from runtime.segmentation import DEFAULT_PAUSE_S
+from runtime.speech_presence import DEFAULT_GATE, SpeechGate
 from runtime.static_step import StaticWhisperModel
-from runtime.whisper import CrossAttention, WhisperModel
+from runtime.whisper import WhisperModel
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ class MultimodalASR:
             utterances keeps a weak checkpoint from it.
         static_steps: Decode in fixed shapes, recorded as CUDA graphs on a GPU; the bundle must have been
             exported with `--static-steps`.
+        speech_gate: When `transcribe` gives no text because there is no speech; None to believe all text.
+        pause_s: Shortest pause that ends a segment of a recording longer than the window, in seconds.
 
     Raises:
         SettingsError: A setting is out of range.
@@ -67,6 +73,8 @@ class MultimodalASR:
         threads: int | None = None,
         max_new_tokens: int | None = None,
         static_steps: bool = False,
+        speech_gate: SpeechGate | None = DEFAULT_GATE,
+        pause_s: float = DEFAULT_PAUSE_S,
     ) -> None:
         self.alpha = checked_alpha(alpha)
         self.search = BeamSearchSettings(num_beams=num_beams, max_new_tokens=max_new_tokens)
@@ -78,8 +86,7 @@ class MultimodalASR:
         self.text_encoder = TextEncoder(self.bundle, self.precision, self.sessions)
         self.image_encoder = ImageEncoder(self.bundle, self.precision, self.sessions)
         self.language = language
-        if language is not None:
-            self.whisper.tokens.prompt(language)  # refuses an unknown language now, not at the first request
+        self.recognizer = Recognizer(self.whisper, self.search, language, speech_gate, pause_s)
         self.image_embeddings: ImageCache = self._open_cache(image_cache)
 
     # -- speech ---------------------------------------------------------------------------------------------
@@ -88,41 +95,28 @@ class MultimodalASR:
         """Recognise one utterance.
 
         Args:
-            audio: Waveform (samples,) or (samples, channels), a path, bytes, or an open file.
+            audio: Waveform (samples,) or (samples, channels), a path, bytes, or an open file. If it is longer
+                than the model's window, the list holds the best ways of joining those of its segments.
             sr: Sampling rate of a waveform; files carry their own.
 
         Returns:
-            Distinct hypotheses, best first.
+            Distinct hypotheses, best first, whether or not there is speech.
 
         Raises:
-            AudioError: The audio cannot be used, or is longer than the model's window.
+            AudioError: The audio cannot be used.
         """
         return self.generate_nbest_batch([audio], sr)[0]
 
     def generate_nbest_batch(self, audios: Sequence[AudioSource], sr: int = 16000) -> list[list[Hypothesis]]:
         """Recognise several utterances together; the lists are the same as one by one."""
-        if not audios:
-            return []
-        waveforms = [load_audio(audio, sr, self.whisper.features.sampling_rate) for audio in audios]
-        cross = self.whisper.encode(self.whisper.features(waveforms))
-        finished = self.whisper.nbest(cross, self._prompts(cross), self.search)
-        return [self._readable(hypotheses) for hypotheses in finished]
-
-    def _prompts(self, cross: CrossAttention) -> list[list[int]]:
-        tokens = self.whisper.tokens
-        if self.language is not None or not tokens.is_multilingual:
-            return [tokens.prompt(self.language)] * cross.batch
-        detected = self.whisper.first_position(cross).languages
-        assert detected is not None  # a multilingual checkpoint has language tokens
-        return [tokens.prompt(language) for language in detected]
-
-    def _readable(self, finished: Sequence[FinishedHypothesis]) -> list[Hypothesis]:
-        """Decode, strip, lower-case, drop later duplicates of a text, sort by score (stable)."""
-        distinct: dict[str, Hypothesis] = {}
-        for hypothesis in finished:
-            text = self.whisper.tokens.decode(hypothesis.tokens).strip().lower()
-            distinct.setdefault(text, Hypothesis(text, hypothesis.score, hypothesis.tokens))
-        return sorted(distinct.values(), key=lambda hypothesis: -hypothesis.score)
+        waveforms = [load_audio(audio, sr, self.recognizer.sampling_rate) for audio in audios]
+        window = self.whisper.features.n_samples
+        fitting = [waveform for waveform in waveforms if waveform.size <= window]
+        together = iter(self.recognizer.nbest(fitting) if fitting else [])
+        return [
+            next(together) if waveform.size <= window else self.recognizer.long_nbest(waveform)
+            for waveform in waveforms
+        ]
 
     # -- pictures and texts ---------------------------------------------------------------------------------
 
@@ -216,8 +210,13 @@ class MultimodalASR:
         image_path: ImageSource | None = None,
         sr: int = 16000,
         alpha: float | None = None,
+        *,
+        truncate: bool = False,
     ) -> Transcription:
-        """Recognise an utterance, with the picture that it describes where there is one.
+        """Recognise a recording, with the picture that it describes where there is one.
+
+        A recording longer than the model's window is split at its pauses; every segment is recognised and
+        rescored by itself. Where there is no speech, the transcription is empty and `no_speech` says why.
 
         Args:
             audio: Waveform, path, bytes, or open file.
@@ -225,6 +224,7 @@ class MultimodalASR:
             image_path: Picture file; used where the cache does not have `image_id`.
             sr: Sampling rate of a waveform.
             alpha: Weight of the picture; None for the pipeline's own.
+            truncate: Recognise the beginning that fits the window and warn, instead of splitting.
 
         Returns:
             The transcription; a named picture that does not exist gives a warning in it and mode "asr_only".
@@ -235,15 +235,54 @@ class MultimodalASR:
             SettingsError: `alpha` is out of [0, 1].
         """
         alpha = self.alpha if alpha is None else checked_alpha(alpha)
-        hypotheses = self.generate_nbest(audio, sr)
-        first = hypotheses[0].text if hypotheses else ""
-        if image_id is None and image_path is None:
-            return Transcription(first, hypotheses)
-        embedding, reason = self.image_embedding(image_id, image_path)
-        if embedding is None:
-            return Transcription(first, hypotheses, warning=reason)
-        rescored = self.rescore(hypotheses, embedding, alpha)
-        return Transcription(rescored[0].text if rescored else "", rescored, "multimodal", alpha)
+        embedding, missing = None, None
+        if image_id is not None or image_path is not None:
+            embedding, missing = self.image_embedding(image_id, image_path)
+        recognised, cut = self._recognise(audio, sr, truncate)
+        segments = [self._segment(segment, embedding, alpha) for segment in recognised]
+        return Transcription(
+            transcription=joined_text([segment.transcription for segment in segments]),
+            hypotheses=self._joined(segments, rescored=embedding is not None),
+            mode="asr_only" if embedding is None else "multimodal",
+            alpha=None if embedding is None else alpha,
+            warning="; ".join(warning for warning in (missing, cut) if warning) or None,
+            segments=segments,
+        )
+
+    def _recognise(
+        self, audio: AudioSource, sr: int, truncate: bool
+    ) -> tuple[Iterator[RecognisedSegment], str | None]:
+        """Return the segments, recognised as they are asked for, and a warning of what was cut off."""
+        if not truncate:
+            return self.recognizer.segments(audio, sr), None
+        beginning, seconds = self.recognizer.beginning(audio, sr)
+        lost = seconds - beginning.end_s
+        warning = (
+            f"Truncated: the last {lost:.2f} of {seconds:.2f} s were not recognised" if lost > 0 else None
+        )
+        return iter([beginning]), warning
+
+    def _segment(
+        self, segment: RecognisedSegment, embedding: Embedding | None, alpha: float
+    ) -> SegmentTranscription:
+        candidates: list[Hypothesis] | list[RescoredHypothesis] = segment.hypotheses
+        if embedding is not None:
+            candidates = self.rescore(segment.hypotheses, embedding, alpha)
+        return SegmentTranscription(
+            start_s=segment.start_s,
+            end_s=segment.end_s,
+            transcription=candidates[0].text if candidates else "",
+            hypotheses=candidates,
+            no_speech_prob=segment.no_speech_prob,
+            no_speech=segment.no_speech,
+        )
+
+    def _joined(
+        self, segments: Sequence[SegmentTranscription], *, rescored: bool
+    ) -> list[Hypothesis] | list[RescoredHypothesis]:
+        lists: list[Any] = [segment.hypotheses for segment in segments]
+        count = self.search.num_hypotheses or self.search.num_beams
+        return join_rescored(lists, count) if rescored else join_hypotheses(lists, count)
 
     def _open_cache(self, cache: str | PathLike[str] | ImageCache | None) -> ImageCache:
         if cache is None:

@@ -4,6 +4,8 @@ import argparse
 
 from runtime.pipeline import MultimodalASR
 from runtime.provider_policy import ORT_NAMES
+from runtime.segmentation import DEFAULT_PAUSE_S
+from runtime.speech_presence import DEFAULT_GATE, SpeechGate
 
 
 def add_session_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -37,6 +39,52 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = 
         action="store_true",
         help="decode in fixed shapes, as recorded CUDA graphs on a GPU (bundle exported with --static-steps)",
     )
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=DEFAULT_PAUSE_S,
+        metavar="S",
+        help="shortest pause, seconds, that splits a recording longer than the window (default %(default)s)",
+    )
+    _add_gate_arguments(parser.add_argument_group("no speech, no text"))
+
+
+def _add_gate_arguments(group: argparse._ArgumentGroup) -> None:
+    gate = DEFAULT_GATE
+    group.add_argument(
+        "--silence-dbfs",
+        type=float,
+        default=gate.silence_dbfs,
+        metavar="DB",
+        help="silent if its loudest 0.1 s are below this level (default %(default)s dBFS)",
+    )
+    group.add_argument(
+        "--no-speech-threshold",
+        type=float,
+        default=gate.no_speech_prob,
+        metavar="P",
+        help="probability above which the model hears no speech (default %(default)s)",
+    )
+    group.add_argument(
+        "--log-prob-threshold",
+        type=float,
+        default=gate.log_prob,
+        metavar="L",
+        help="mean log-probability below which a text is improbable (default %(default)s)",
+    )
+    group.add_argument(
+        "--keep-all-text", action="store_true", help="give the model's text even where there is no speech"
+    )
+
+
+def _speech_gate(args: argparse.Namespace) -> SpeechGate | None:
+    if args.keep_all_text:
+        return None
+    return SpeechGate(
+        silence_dbfs=args.silence_dbfs,
+        no_speech_prob=args.no_speech_threshold,
+        log_prob=args.log_prob_threshold,
+    )
 
 
 def make_pipeline(args: argparse.Namespace, *, alpha: float = 0.3) -> MultimodalASR:
@@ -52,4 +100,6 @@ def make_pipeline(args: argparse.Namespace, *, alpha: float = 0.3) -> Multimodal
         threads=args.threads,
         max_new_tokens=args.max_new_tokens,
         static_steps=args.static_steps,
+        speech_gate=_speech_gate(args),
+        pause_s=args.pause,
     )

@@ -77,13 +77,47 @@ def test_equals_transformers(tmp_path, options):
         np.testing.assert_allclose(pixels, expected(image), rtol=0, atol=TOLERANCE, err_msg=str(size))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "YCbCr", "HSV"])
-def test_every_mode_equals_transformers(tmp_path, mode):
+@pytest.mark.parametrize("size", [(80, 70), (1, 1)])
+@pytest.mark.parametrize(
+    "mode", ["RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "CMYK", "1", "YCbCr", "HSV", "LAB"]
+)
+def test_every_mode_equals_transformers(tmp_path, mode, size):
     expected = original(tmp_path, size=64, crop_size=64)
-    image = picture(mode, (80, 70))
+    image = Image.new("LAB", size, (120, 90, 200)) if mode == "LAB" else picture(mode, size)
     np.testing.assert_allclose(
         ImagePreprocessor.from_folder(tmp_path)([image]), expected(image), rtol=0, atol=TOLERANCE
     )
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "I"])
+def test_deep_modes_equal_transformers_on_their_8_bits(tmp_path, mode):
+    """CLIPImageProcessor clips 16 bits to 8 (nearly white); it gets the same picture with 8 bits."""
+    expected = original(tmp_path, size=64, crop_size=64)
+    image = picture(mode, (80, 70))
+    values = np.asarray(image, np.float64)
+    eight_bits = Image.fromarray(np.round(values / 257 if values.max() > 255 else values).astype(np.uint8))
+    np.testing.assert_allclose(
+        ImagePreprocessor.from_folder(tmp_path)([image]),
+        expected(eight_bits.convert("RGB")),
+        rtol=0,
+        atol=TOLERANCE,
+    )
+
+
+def test_turned_and_animated_files_equal_transformers(tmp_path):
+    expected = original(tmp_path, size=64, crop_size=64)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(picture(size=(80, 70)), "JPEG", exif=exif)
+    frames = [picture(size=(80, 70)), Image.new("RGB", (80, 70), "blue")]
+    animated = [
+        encoded(frames[0], kind, save_all=True, append_images=frames[1:]) for kind in ("GIF", "PNG", "WEBP")
+    ]
+    preprocess = ImagePreprocessor.from_folder(tmp_path)
+    for content in (turned, *animated):
+        with Image.open(io.BytesIO(content)) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+        np.testing.assert_allclose(preprocess([content]), expected(upright), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("size", [(1000, 3), (3, 1000), (777, 5), (5, 2001)])
@@ -225,10 +259,10 @@ def test_path_bytes_and_file_objects_are_the_same(tmp_path):
 def peak_mib(*arguments: str) -> int:
     """Peak memory of a process that loads a picture, less that of one that loads none."""
     script = (
-        "import resource, sys; from runtime.images import load_image\n"
+        "import sys; from bench.system_info import peak_memory; from runtime.images import load_image\n"
         "try:\n    [print(load_image(path).size, file=sys.stderr) for path in sys.argv[1:]]\n"
         "except ValueError: pass\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        "print(peak_memory() // 2**20)"
     )
     runs = [[], list(arguments)]
     outputs = [

@@ -6,9 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import AudioError, SettingsError
-from runtime.segmentation import Segment, split_at_quietest
+from runtime.segmentation import Splitter
 
 RATE = 16000
+
+
+def split_at_quietest(waveform, rate, window_s, search_s=None, pause_s=float("inf"), block=7919):
+    """Segments as (start, end) in samples; the waveform comes in blocks of an odd size."""
+    blocks = (waveform[start : start + block] for start in range(0, waveform.size, block))
+    return list(Splitter(rate, window_s, search_s, pause_s).split(blocks))
 
 
 def noise(seconds: float, level: float = 0.1, seed: int = 0) -> np.ndarray:
@@ -73,9 +79,54 @@ def test_quieter_beats_later():
 
 
 def test_short_recordings_stay_whole():
-    assert split_at_quietest(noise(6.0), RATE, 6.0) == [Segment(0, 6 * RATE)]
-    assert split_at_quietest(np.ones(1, np.float32), RATE, 6.0) == [Segment(0, 1)]
+    paused = np.concatenate([noise(1.0), np.zeros(3 * RATE, np.float32), noise(2.0)])
+    for waveform in (noise(6.0), paused, np.ones(1, np.float32)):
+        (segment,) = split_at_quietest(waveform, RATE, 6.0, pause_s=1.0)
+        assert (segment.start, segment.end) == (0, waveform.size)
+        np.testing.assert_array_equal(segment.waveform, waveform)
     assert split_at_quietest(np.zeros(0, np.float32), RATE, 6.0) == []
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-4, 5e-3])
+@pytest.mark.parametrize("pause_s", [1.1, 1.7, 5.0, 20.0])
+def test_segments_start_and_end_with_their_sound(pause_s, floor):
+    lengths = np.random.default_rng(5).uniform(0.6, 4.9, 25)
+    waveform, pauses = joined(lengths, pause_s, floor)
+    segments = split_at_quietest(waveform, RATE, 6.0, pause_s=1.0)
+    begins = [0, *(end for _, end in pauses[:-1])]
+    for begin, (end, _) in zip(begins, pauses, strict=True):
+        (own,) = [s for s in segments if s.start < begin + 0.3 * RATE < s.end]
+        assert own.start == pytest.approx(begin, abs=0.1 * RATE)
+        assert own.end - own.pause == pytest.approx(end, abs=0.02 * RATE)
+
+
+def test_the_size_of_the_blocks_changes_nothing():
+    waveform, _ = joined(np.random.default_rng(6).uniform(0.6, 4.0, 12), 1.2, 1e-3)
+    expected = split_at_quietest(waveform, RATE, 6.0, pause_s=1.0, block=waveform.size)
+    for block in (1000, 48000, 500_000):
+        found = split_at_quietest(waveform, RATE, 6.0, pause_s=1.0, block=block)
+        assert [(s.start, s.end) for s in found] == [(s.start, s.end) for s in expected]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.floats(0.02, 9), min_size=1, max_size=8),
+    pause_s=st.floats(0.0, 9),
+    floor=st.sampled_from([0.0, 1e-4, 1e-2]),
+    threshold=st.floats(0.2, 3),
+)
+def test_pauses_lose_and_repeat_nothing(lengths, pause_s, floor, threshold):
+    waveform, _ = joined(lengths, pause_s, floor)
+    segments = split_at_quietest(waveform, RATE, 6.0, pause_s=threshold)
+    np.testing.assert_array_equal(np.concatenate([s.waveform for s in segments]), waveform)
+    assert all(0 < s.waveform.size <= 6 * RATE for s in segments)
+    assert [s.start for s in segments] == [0, *(s.end for s in segments[:-1])]
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.1, -1, float("nan")])
+def test_impossible_pauses(pause_s):
+    with pytest.raises(SettingsError, match="pause_s"):
+        Splitter(RATE, 6.0, pause_s=pause_s)
 
 
 @pytest.mark.parametrize("rest_s", [0.0001, 0.05, 0.3, 0.49])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from tqdm import tqdm
 
 from bench.latency.pareto import Point, pareto_report
@@ -18,6 +17,7 @@ from bench.normalizers import normalizer
 from bench.peers.driver import Worker
 from bench.scoring import count_word_errors, error_rate
 from bench.system_info import usable_cores
+from runtime.audio import SAMPLING_RATE, load_audio
 from runtime.bundle import Bundle
 from runtime.errors import ManifestError, SettingsError
 from runtime.pipeline import MultimodalASR
@@ -143,7 +143,7 @@ def usable_utterances(settings: BundleSettings, window_s: float) -> tuple[list[U
         ManifestError: Nothing is left.
     """
     utterances = read_manifest(settings.data)
-    durations = [float(soundfile.info(utterance.audio).duration) for utterance in utterances]
+    durations = [load_audio(utterance.audio).size / SAMPLING_RATE for utterance in utterances]
     fitting = [index for index, seconds in enumerate(durations) if 0 < seconds <= window_s]
     too_long = len(utterances) - len(fitting)
     if not fitting:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import soundfile
-
 from bench.latency.timing import Stopwatch
 from bench.manifest import Utterance
 from bench.peers.earsight import TimedSession, add_decoding_stages
 from runtime.audio import load_audio
+from runtime.audio_files import open_audio
 from runtime.fusion import fuse, rank, to_caption_style
 from runtime.pipeline import MultimodalASR
 
@@ -50,7 +49,8 @@ class StageTimer:
         """Time every stage of one transcription."""
         asr, watch = self._asr, self._watch
         features = asr.whisper.features
-        rate = soundfile.info(utterance.audio).samplerate
+        with open_audio(utterance.audio) as file:
+            rate = file.rate
         with watch.lap("load"):
             recorded = load_audio(utterance.audio, target_rate=rate)
         with watch.lap("resample"):
