@@ -40,7 +40,8 @@ def babble(samples: int, sampling_rate: int, random: np.random.Generator) -> NDA
         sound[start : start + kept] += piece[:kept]
         start += int(length * (1 - OVERLAP))
     sound += random.normal(size=samples) * 1e-3 * np.abs(sound).max()
-    return (sound / np.abs(sound).max()).astype(np.float32)
+    scaled: NDArray[np.float32] = (sound / np.abs(sound).max()).astype(np.float32)
+    return scaled
 
 
 def _piece(length: int, pitch: float, sampling_rate: int, random: np.random.Generator) -> NDArray[np.float64]:
@@ -63,7 +64,8 @@ def _voiced(
     distances = (harmonics[:, None] * pitch - formants) / FORMANT_WIDTHS_HZ
     levels = (FORMANT_LEVELS / (1 + distances**2)).sum(axis=1) + 0.01
     offsets = random.uniform(0, 2 * np.pi, harmonics.size)
-    return 0.5 * (levels[:, None] * np.cos(harmonics[:, None] * phase + offsets[:, None])).sum(axis=0)
+    partials = levels[:, None] * np.cos(harmonics[:, None] * phase + offsets[:, None])
+    return 0.5 * np.asarray(partials.sum(axis=0))
 
 
 def _fricative(length: int, sampling_rate: int, random: np.random.Generator) -> NDArray[np.float64]:

@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     settings = engine_settings(args)
     bundle = Bundle.open(args.bundle)
     graphs = [bundle.graph(name, args.precision) for name in GRAPH_FOLDERS]
+    if bundle.live_window(args.precision) is not None:
+        graphs.append(bundle.live_encoder(args.precision)[0])
     if args.plan:
         sys.stdout.write(f"{plan_text(graphs, settings.limits)}\n")
         return EXIT_DONE

@@ -67,7 +67,7 @@ class LayerPadding:
 class LiveEncoderGraph(EncoderGraph):
     """The encoder of `EncoderGraph`, with most of the padding inferred instead of computed."""
 
-    def forward(
+    def forward(  # type: ignore[override]  # traced with inputs of its own
         self,
         input_features: Tensor,
         anchors: Tensor,

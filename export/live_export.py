@@ -1,8 +1,8 @@
 """The live encoder of a bundle: its graphs, the padding's statistics, and whether it may stand in.
 
-Its gate compares it with PyTorch's full window, on made-up speech that the statistics have not seen: how far do
-the keys and values differ that the decoder gets of the speech, and how far with the full window in the same
-precision?
+Its gate compares it with PyTorch's full window, on made-up speech that the statistics have not seen: how far
+do the keys and values differ that the decoder gets of the speech, and how far with the full window in the
+same precision?
 """
 
 from collections.abc import Sequence
@@ -82,8 +82,8 @@ def measure_live_encoder(
         and whether it was kept.
     """
     reference = EncoderGraph(model, AttentionForm.FUSED).eval()
-    paths = (folder / graph_path(name, precision) for name in ("encoder_model", "decoder_model"))
-    full = WhisperModel(folder / "whisper", *paths, sessions)
+    encoder, decoder = (folder / graph_path(name, precision) for name in ("encoder_model", "decoder_model"))
+    full = WhisperModel(folder / "whisper", encoder, decoder, sessions)
     window = LiveWindow(PaddingStatistics.load(folder / PADDING_FILE))
     live = LiveEncoder(sessions.open(folder / graph_path(LIVE_ENCODER, precision)), window, sessions)
     errors = []

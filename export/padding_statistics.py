@@ -2,8 +2,9 @@
 
 The padding of a window holds one value, and the encoder's states there depend on the utterance but a little:
 on its length, its level, what was said. We take their mean over made-up utterances (`export.babble`) of many
-lengths and levels, for the keys and values of every layer and for the final states. How an utterance deviates
-from the mean is interpolated from a few positions (`export.live_encoder`).
+lengths and levels, for the keys and values of every layer and for the final states, and how the deviations
+from it vary together over the positions. That covariance is much the same in all layers, so that one serves
+all: with it, a few positions tell the others (`runtime.live_window`).
 """
 
 import sys
@@ -19,10 +20,11 @@ from transformers import WhisperForConditionalGeneration
 from export.attention import AttentionForm
 from export.babble import babble
 from export.live_encoder import LiveEncoderGraph
+from export.whisper_graphs import EncoderLayer
 from runtime.features import LogMelExtractor
 from runtime.live_window import GAP, PaddingStatistics, is_worthwhile
 
-EXAMPLES: Final = 32
+EXAMPLES: Final = 48
 SHORTEST_S, LONGEST_S = 0.5, 9.0  # of an example
 QUIETEST, LOUDEST = 1.0, 1.8  # level of an example: the largest log10 of its mel power
 SEED: Final = 0
@@ -45,8 +47,12 @@ def padding_statistics(
     if not is_worthwhile(model.config.max_source_positions):
         return None
     graph = LiveEncoderGraph(model, AttentionForm.FUSED).eval()
-    means = _means(graph, list(examples(extractor, EXAMPLES, SEED)))
-    return PaddingStatistics(np.stack([mean.numpy().astype(np.float16) for mean in means]))
+    utterances = list(examples(extractor, EXAMPLES, SEED))
+    means = _means(graph, utterances)
+    covariance = _covariance(graph, utterances[::2], means)
+    return PaddingStatistics(
+        np.stack([mean.numpy().astype(np.float16) for mean in means]), covariance.numpy().astype(np.float16)
+    )
 
 
 def examples(extractor: LogMelExtractor, count: int, seed: int) -> Iterator[Example]:
@@ -66,6 +72,7 @@ def _encode(graph: LiveEncoderGraph, features: Tensor) -> Iterator[Tensor]:
     """Yield keys and values of every layer, then the final states, each (positions, width)."""
     states = graph.convolve(features) + graph.positions
     for layer in graph.layers:
+        assert isinstance(layer, EncoderLayer)
         _, key, value = layer.heads.parts(layer.qkv(layer.attention_norm(states)))
         yield key[0]
         yield value[0]
@@ -81,12 +88,35 @@ def _means(graph: LiveEncoderGraph, utterances: list[Example]) -> list[Tensor]:
     positions, width = graph.positions.shape
     sums = [torch.zeros(positions, width) for _ in range(2 * len(graph.layers) + 1)]
     counts = torch.zeros(positions, 1)
-    for features, end in tqdm(
-        utterances, desc="padding", unit="example", disable=None, leave=False, file=sys.stderr
-    ):
+    for features, end in _shown(utterances, "padding: means"):
         first = end + GAP
         counts[first:] += 1
         with torch.inference_mode():
             for total, states in zip(sums, _encode(graph, features), strict=True):
                 total[first:] += states[first:]
     return [total / counts.clamp(min=1) for total in sums]
+
+
+def _covariance(graph: LiveEncoderGraph, utterances: list[Example], means: list[Tensor]) -> Tensor:
+    """Return the covariance of deviations over positions, (positions, positions), of mean variance 1.
+
+    Each tensor's is scaled to that, then they are averaged. The first layer is left out: its keys and values
+    do not depend on the speech.
+    """
+    positions = graph.positions.shape[0]
+    products = torch.zeros(len(means), positions, positions)
+    pairs = torch.zeros(positions, positions)
+    for features, end in _shown(utterances, "padding: covariance"):
+        first = end + GAP
+        pairs[first:, first:] += 1
+        with torch.inference_mode():
+            for i, states in enumerate(_encode(graph, features)):
+                deviation = states[first:] - means[i][first:]
+                products[i, first:, first:] += deviation @ deviation.T
+    later = products[2:] / pairs.clamp(min=1)
+    variances = later.diagonal(dim1=1, dim2=2).mean(dim=1)
+    return (later / variances[:, None, None]).mean(dim=0)
+
+
+def _shown(utterances: list[Example], what: str) -> Iterator[Example]:
+    return iter(tqdm(utterances, desc=what, unit="example", disable=None, leave=False, file=sys.stderr))

@@ -29,7 +29,7 @@ GRAPH_FOLDERS: Final = MappingProxyType(
 # fixed shapes, and the encoder over the speech alone with what it knows of padding.
 STATIC_DECODER: Final = "decoder_static_model"
 LIVE_ENCODER: Final = "encoder_live_model"
-PADDING_FILE: Final = "whisper/padding.npy"
+PADDING_FILE: Final = "whisper/padding.npz"
 SETTINGS_FILES: Final = (
     "whisper/config.json",
     "whisper/generation_config.json",

@@ -3,10 +3,13 @@
 Whisper encodes 30 seconds, whatever was said. Computed here are the *live* positions, from the start to a
 margin behind the speech, and a few *anchors* in the padding behind it. What the encoder holds at all other
 positions is its mean over example utterances (`PaddingStatistics`, of the checkpoint, made at export) plus
-the deviation from it, interpolated linearly between the last live position and the anchors.
+the deviation from it, estimated from the deviations at the last live position and at the anchors. The
+estimate is the best linear one for deviations of a known covariance (kriging; Rasmussen & Williams 2006,
+equation 2.25).
 """
 
 import threading
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,45 +24,63 @@ MARGIN: Final = 25  # positions behind the speech that are live: half a second
 GRID: Final = 25  # live positions come in multiples of it, so that few plans serve all utterances
 # Distances from anchor to anchor behind the live positions: the states change fast there; then evenly.
 NEAR_STEPS: Final = (3,) * 8 + (6,) * 8
-STEP: Final = 32
+STEP: Final = 16
 FROM_END: Final = (16, 10, 6, 3, 2)  # anchors before the end of the window, where they change fast again
 LARGEST_SHARE: Final = 0.6  # of the window that may be computed; beyond, computing all of it is as quick
 SHORTEST_WINDOW: Final = 500  # positions below which nothing is gained
 
 
+# Variances in units of the deviations' own: of a constant that all positions share, whose estimate is thereby
+# free, and of what the covariance does not explain.
+CONSTANT_VARIANCE: Final = 10.0
+NOISE_VARIANCE: Final = 1e-3
+
+
 @dataclass(frozen=True, slots=True)
 class PaddingStatistics:
-    """What a checkpoint's encoder makes of padding: T tensors, the keys and values of each layer, final states.
+    """What a checkpoint's encoder makes of padding.
 
     Attributes:
-        means: (T, positions, width) float16: what each position holds on average.
+        means: (T, positions, width) float16: what each position holds on average, for the keys and values of
+            every layer and for the final states.
+        covariance: (positions, positions) float16, of deviations from the mean, whose mean variance is 1.
     """
 
     means: NDArray[np.float16]
+    covariance: NDArray[np.float16]
 
     def save(self, path: Path) -> None:
-        """Write an .npy file."""
-        np.save(path, self.means)
+        """Write an .npz file."""
+        np.savez(path, means=self.means, covariance=self.covariance)
 
     @classmethod
     def load(cls, path: Path) -> "PaddingStatistics":
         """Read what `save` wrote.
 
         Raises:
-            BundleError: The file does not hold such an array.
+            BundleError: The file does not hold the two arrays in shapes that fit.
         """
         try:
-            means = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with np.load(path, allow_pickle=False) as arrays:
+                means, covariance = arrays["means"], arrays["covariance"]
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise BundleError(
                 f"{path} holds no padding statistics ({error}); export the bundle again"
             ) from error
-        if means.ndim != 3 or means.dtype != np.float16:
+        fits = means.ndim == 3 and covariance.shape == (means.shape[1], means.shape[1])
+        if not fits or (means.dtype, covariance.dtype) != (np.float16, np.float16):
             raise BundleError(
-                f"{path} holds {means.dtype} {means.shape}; expected float16 (tensors, positions, width): "
-                "export the bundle again"
+                f"{path}: means {means.dtype} {means.shape} and covariance {covariance.dtype} "
+                f"{covariance.shape} do not fit together; export the bundle again"
             )
-        return cls(means)
+        return cls(means, covariance)
+
+    def interpolation(self, supports: NDArray[np.int64], cached: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the weights (cached, supports) that estimate deviations from those of the supports."""
+        covariance = self.covariance[supports].astype(np.float64) + CONSTANT_VARIANCE
+        noise = NOISE_VARIANCE * np.eye(len(supports))
+        weights = np.linalg.solve(covariance[:, supports] + noise, covariance[:, cached])
+        return np.ascontiguousarray(weights.T, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +138,8 @@ class LiveWindow:
         last = self.positions - 1
         supports = np.concatenate([[live - 1], anchors, [last]])
         cached = np.setdiff1d(np.arange(live, last), anchors)
-        # Column j of the weights is what interpolation makes of a 1 at support j and zeros elsewhere.
-        unit = np.eye(len(supports))
-        weights = np.stack([np.interp(cached, supports, row) for row in unit], axis=1)
-        return WindowPlan(live, anchors, supports, cached, weights.astype(np.float32))
+        interpolation = self.statistics.interpolation(supports, cached)
+        return WindowPlan(live, anchors, supports, cached, interpolation)
 
 
 def is_worthwhile(positions: int) -> bool:

@@ -18,6 +18,7 @@ from runtime.fusion import fuse, normalize_transcript, rank, to_caption_style
 from runtime.image_cache import load_image_cache
 from runtime.image_files import ImageSource
 from runtime.joining import join_hypotheses, join_rescored, joined_text
+from runtime.live_encoder import Window
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 from runtime.recognition import RecognisedSegment, Recognizer
 from runtime.results import Hypothesis, RescoredHypothesis, SegmentTranscription, Transcription
@@ -50,6 +51,8 @@ class MultimodalASR:
             utterances keeps a weak checkpoint from it.
         static_steps: Decode in fixed shapes, recorded as CUDA graphs on a GPU; the bundle must have been
             exported with `--static-steps`.
+        window: How much of the encoder's window is computed: "full"; "fast", what speech needs where that is
+            less; "auto", "fast" where the bundle measured at export that it costs no more than it may.
         speech_gate: When `transcribe` gives no text because there is no speech; None to believe all text.
         pause_s: Shortest pause that ends a segment of a recording longer than the window, in seconds.
 
@@ -73,6 +76,7 @@ class MultimodalASR:
         threads: int | None = None,
         max_new_tokens: int | None = None,
         static_steps: bool = False,
+        window: Window = "full",
         speech_gate: SpeechGate | None = DEFAULT_GATE,
         pause_s: float = DEFAULT_PAUSE_S,
     ) -> None:
@@ -82,7 +86,7 @@ class MultimodalASR:
         self.sessions = SessionFactory(select_provider(providers), SessionSettings(threads=threads))
         self.precision = precision or default_precision(self.bundle, self.sessions.device)
         model = StaticWhisperModel if static_steps else WhisperModel
-        self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions)
+        self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions, window)
         self.text_encoder = TextEncoder(self.bundle, self.precision, self.sessions)
         self.image_encoder = ImageEncoder(self.bundle, self.precision, self.sessions)
         self.language = language

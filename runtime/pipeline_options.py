@@ -2,6 +2,7 @@
 
 import argparse
 
+from runtime.live_encoder import WINDOWS
 from runtime.pipeline import MultimodalASR
 from runtime.provider_policy import ORT_NAMES
 from runtime.segmentation import DEFAULT_PAUSE_S
@@ -38,6 +39,13 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = 
         "--static-steps",
         action="store_true",
         help="decode in fixed shapes, as recorded CUDA graphs on a GPU (bundle exported with --static-steps)",
+    )
+    parser.add_argument(
+        "--window",
+        choices=WINDOWS,
+        default=WINDOWS[0],
+        help="encode all of the model's window, or what the speech needs where that is less and (auto) "
+        "the export measured that it may stand in (default %(default)s)",
     )
     parser.add_argument(
         "--pause",
@@ -100,6 +108,7 @@ def make_pipeline(args: argparse.Namespace, *, alpha: float = 0.3) -> Multimodal
         threads=args.threads,
         max_new_tokens=args.max_new_tokens,
         static_steps=args.static_steps,
+        window=args.window,
         speech_gate=_speech_gate(args),
         pause_s=args.pause,
     )

@@ -9,11 +9,12 @@ import numpy as np
 from runtime.audio import SAMPLING_RATE, AudioSource, Waveform, stream_audio
 from runtime.beam_search import FinishedHypothesis
 from runtime.beam_settings import BeamSearchSettings
+from runtime.cross_attention import CrossAttention
 from runtime.joining import join_hypotheses
 from runtime.results import Hypothesis
 from runtime.segmentation import DEFAULT_PAUSE_S, Segment, Splitter
 from runtime.speech_presence import DEFAULT_GATE, NoSpeech, SpeechGate
-from runtime.whisper import CrossAttention, FirstPosition, WhisperModel
+from runtime.whisper import FirstPosition, WhisperModel
 
 # So much of the pause that ended a segment is decoded with it. Noise that goes on for seconds after the sound
 # makes the pocket model add words (12-minute recordings: 18.6 % instead of 17.7 % WER with all of it).
@@ -70,9 +71,11 @@ class Recognizer:
 
     def nbest(self, waveforms: Sequence[Waveform]) -> list[list[Hypothesis]]:
         """Recognise utterances that fit the window together; the lists are the same as one by one."""
-        cross = self.whisper.encode(self.whisper.features(waveforms))
-        first = self.whisper.first_position(cross) if self._detects_language() else None
-        return self._lists(cross, first)
+        lists: dict[int, list[Hypothesis]] = {}
+        for places, cross in self.whisper.encode_speech(waveforms):
+            first = self.whisper.first_position(cross) if self._detects_language() else None
+            lists |= zip(places, self._lists(cross, first), strict=True)
+        return [lists[place] for place in range(len(waveforms))]
 
     def long_nbest(self, waveform: Waveform) -> list[Hypothesis]:
         """Recognise a recording segment by segment and join the lists, whether or not there is speech."""
@@ -110,7 +113,7 @@ class Recognizer:
         silent = self.gate.silent(waveform, self.sampling_rate) if self.gate else None
         if silent is not None:
             return RecognisedSegment(*times, [], None, silent)
-        cross = self.whisper.encode(self.whisper.features([waveform]))
+        ((_, cross),) = self.whisper.encode_speech([waveform])
         first = self.whisper.first_position(cross)
         (hypotheses,) = self._lists(cross, first)
         probability = float(first.no_speech_prob[0])

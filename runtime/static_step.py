@@ -19,10 +19,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
+from runtime.cross_attention import CrossAttention
 from runtime.errors import SettingsError
 from runtime.graph_runs import run_bound
+from runtime.live_encoder import LiveEncoder, Window
 from runtime.providers import SessionFactory
-from runtime.whisper import HIDDEN, CrossAttention, DecoderGeometry, WhisperModel
+from runtime.whisper import HIDDEN, DecoderGeometry, WhisperModel
 
 SMALLEST_CAPACITY: Final = 256  # entries: a prompt and 50 steps of 5 beams
 GRAPHS_LIMIT: Final = 64  # recorded graphs of a session; each holds device memory until the session ends
@@ -308,7 +310,9 @@ class StaticWhisperModel(WhisperModel):
     """`WhisperModel` whose decoder runs in fixed shapes."""
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle, precision: str, sessions: SessionFactory) -> "StaticWhisperModel":
+    def of_bundle(
+        cls, bundle: Bundle, precision: str, sessions: SessionFactory, window: Window = "full"
+    ) -> "StaticWhisperModel":
         """Open the Whisper of a bundle.
 
         Raises:
@@ -318,7 +322,8 @@ class StaticWhisperModel(WhisperModel):
         if sessions.provider == "tensorrt":
             raise SettingsError("static_steps is for cpu and cuda; TensorRT engines have a range of shapes")
         decoder = bundle.static_decoder(precision)
-        return cls(bundle.whisper, bundle.graph("encoder_model", precision), decoder, sessions)
+        live = LiveEncoder.of_bundle(bundle, precision, sessions, window)
+        return cls(bundle.whisper, bundle.graph("encoder_model", precision), decoder, sessions, live)
 
     @cached_property
     def buffers(self) -> FixedBuffers:

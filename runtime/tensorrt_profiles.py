@@ -258,6 +258,19 @@ def _encoder_ranges(limits: EngineLimits) -> dict[str, Range]:
     return {"batch": Range(1, 1, limits.batch)}
 
 
+def _live_encoder_ranges(limits: EngineLimits) -> dict[str, Range]:
+    # Every dimension may reach what the others allow: live positions and anchors are at most 0.6 of 1500.
+    anchors = Range(1, 90, 128)
+    return {
+        "batch": Range(1, 1, limits.batch),
+        "frames": Range(4, 2 * 225 + 2, 2 * 900 + 2),
+        "anchors": anchors,
+        # The last live position and the last of the window support the others besides the anchors.
+        "supports": Range(*(getattr(anchors, corner) + 2 for corner in Range.__slots__)),
+        "cached": Range(1, 1185, 1500),
+    }
+
+
 def _decoder_ranges(limits: EngineLimits) -> dict[str, Range]:
     queries = Range(1, limits.beams, max(limits.beams, limits.prompt))
     grown = limits.beams * limits.tokens
@@ -292,6 +305,7 @@ def _vision_ranges(limits: EngineLimits) -> dict[str, Range]:
 _RANGES: Final = MappingProxyType(
     {
         "encoder_model": _encoder_ranges,
+        "encoder_live_model": _live_encoder_ranges,
         "decoder_model": _decoder_ranges,
         "text_model": _text_ranges,
         "vision_model": _vision_ranges,

@@ -14,8 +14,9 @@ from runtime.beam_settings import BeamSearchSettings
 from runtime.bundle import Bundle
 from runtime.cross_attention import CrossAttention
 from runtime.errors import BundleError
-from runtime.features import LogMelExtractor
+from runtime.features import LogMelExtractor, Waveform
 from runtime.graph_runs import require_input_shape, run_bound
+from runtime.live_encoder import LiveEncoder, Window
 from runtime.providers import SessionFactory
 from runtime.token_rules import TokenRules, allow_only
 from runtime.whisper_tokens import WhisperTokens
@@ -47,9 +48,18 @@ class WhisperModel:
         encoder: The encoder graph.
         decoder: The decoder graph.
         sessions: How to open them.
+        live: The encoder over the speech alone; None computes the whole window of every utterance.
     """
 
-    def __init__(self, settings: Path, encoder: Path, decoder: Path, sessions: SessionFactory) -> None:
+    def __init__(
+        self,
+        settings: Path,
+        encoder: Path,
+        decoder: Path,
+        sessions: SessionFactory,
+        live: LiveEncoder | None = None,
+    ) -> None:
+        self.live = live
         self.tokens = WhisperTokens.from_folder(settings)
         self.features = LogMelExtractor.from_folder(settings)
         self.device = sessions.device
@@ -70,10 +80,19 @@ class WhisperModel:
         self._float = np.float16 if self.geometry.half else np.float32
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle, precision: str, sessions: SessionFactory) -> "WhisperModel":
-        """Open the Whisper of a bundle."""
+    def of_bundle(
+        cls, bundle: Bundle, precision: str, sessions: SessionFactory, window: Window = "full"
+    ) -> "WhisperModel":
+        """Open the Whisper of a bundle.
+
+        Raises:
+            SettingsError: The bundle lacks the precision, or what `window` asks for.
+            BundleError: A file of it cannot be used.
+            ProviderError: The provider does not take a graph.
+        """
         encoder, decoder = (bundle.graph(name, precision) for name in ("encoder_model", "decoder_model"))
-        return cls(bundle.whisper, encoder, decoder, sessions)
+        live = LiveEncoder.of_bundle(bundle, precision, sessions, window)
+        return cls(bundle.whisper, encoder, decoder, sessions, live)
 
     def encode(self, features: NDArray[np.float32]) -> CrossAttention:
         """Run the encoder.
@@ -90,6 +109,32 @@ class WhisperModel:
             binding.bind_output(name, self.device, self.device_id)
         run_bound(self.encoder, binding, "encoder_model")
         return CrossAttention(dict(zip(self._cross_names, binding.get_outputs(), strict=True)), len(features))
+
+    def encode_speech(self, waveforms: Sequence[Waveform]) -> list[tuple[list[int], CrossAttention]]:
+        """Encode utterances that fit the window, with no more of it than they need.
+
+        Args:
+            waveforms: Mono, float, (samples,), at `self.features.sampling_rate`.
+
+        Returns:
+            Groups that need as much of the window as each other: their places in `waveforms`, and their
+            cross-attention. What an utterance gets does not depend on the others.
+        """
+        groups: dict[int | None, list[int]] = {}
+        for place, waveform in enumerate(waveforms):
+            groups.setdefault(self._live_positions(waveform), []).append(place)
+        encoded = []
+        for live, places in groups.items():
+            features = self.features([waveforms[place] for place in places])
+            cross = self.live.encode(features, live) if self.live and live else self.encode(features)
+            encoded.append((places, cross))
+        return encoded
+
+    def _live_positions(self, waveform: Waveform) -> int | None:
+        """Return how many positions an utterance needs; None for the whole window."""
+        if self.live is None:
+            return None
+        return self.live.live_positions(waveform.size, self.features.n_samples)
 
     def step_decoder(self, cross: CrossAttention) -> StepDecoder:
         """Return a decoder of these utterances, at its beginning."""
