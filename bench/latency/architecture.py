@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -27,9 +27,11 @@ from bench.peers.driver import Worker
 from bench.peers.models import ModelFolders, make_workload, prepare_models, read_geometry
 from bench.peers.registry import SPEECH_PRECISIONS, TEXT_PRECISIONS, expand
 from runtime.bundle import Bundle, graph_path
+from runtime.errors import SettingsError
 
-OURS = "earsight"
+OURS, OURS_LIVE = "earsight", "earsight_live"
 READS_PER_TURN = 3
+SECONDS_A_FRAME = 0.01  # of log-mel, in every published Whisper
 SHORT_CAPTION_TOKENS = (4, 12)
 
 
@@ -45,6 +47,7 @@ class ArchitectureSettings:
         beams: Beams and hypotheses.
         threads: Of every system.
         batch: Utterances at once.
+        seconds: Length of the utterances; None for the whole window.
         texts: Captions at once, for CLIP.
         rounds: How often.
         models: Where checkpoints and converted models are kept.
@@ -58,6 +61,7 @@ class ArchitectureSettings:
     beams: int = 5
     threads: int = 2
     batch: int = 1
+    seconds: float | None = None
     texts: int = 64
     rounds: Rounds = field(default_factory=Rounds)
     models: Path = Path("models/architectures")
@@ -71,7 +75,8 @@ class ArchitectureSettings:
     def systems(self) -> list[str]:
         """Return systems with precision, this project first."""
         available = TEXT_PRECISIONS if self.is_text else SPEECH_PRECISIONS
-        return expand([OURS, *self.peers], list(self.precisions), available)
+        ours = [OURS] if self.seconds is None or self.is_text else [OURS, OURS_LIVE]
+        return expand([*ours, *self.peers], list(self.precisions), available)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the report says of the work."""
@@ -84,7 +89,8 @@ class ArchitectureSettings:
         common |= {"rounds": self.rounds.measured, "warm_up_rounds": self.rounds.warm_up}
         if self.is_text:
             return common | {"texts": self.texts}
-        return common | {"steps": self.steps, "beams": self.beams, "batch": self.batch}
+        common |= {"steps": self.steps, "beams": self.beams, "batch": self.batch}
+        return common | {"seconds": self.seconds}
 
 
 def measure_architecture(settings: ArchitectureSettings, progress: bool = False) -> dict[str, Any]:
@@ -110,15 +116,20 @@ def measure_architecture(settings: ArchitectureSettings, progress: bool = False)
 def _measure_speech(
     settings: ArchitectureSettings, systems: list[str], folders: ModelFolders, progress: bool
 ) -> dict[str, Any]:
-    workload = make_workload(folders.whisper, settings.steps, settings.beams, settings.threads)
     geometry = read_geometry(folders.whisper)
+    workload = replace(
+        make_workload(folders.whisper, settings.steps, settings.beams, settings.threads),
+        speech=_share_of_window(settings.seconds, geometry),
+    )
     ours = [name for name in systems if name.startswith(OURS)]
     sizes = {
         name: step_bytes(folders.bundle, name.split("-")[1], geometry, workload, settings.batch)
         for name in ours
     }
     with tempfile.TemporaryDirectory(prefix="earsight-") as folder:
-        features = str(random_features(geometry, settings.batch, settings.seed, Path(folder)))
+        features = str(
+            random_features(geometry, settings.batch, settings.seed, Path(folder), workload.speech)
+        )
         request: dict[str, dict[str, Any]] = {name: {"features": features} for name in systems}
         with started("speech", systems, folders, settings.threads, {"workload": workload.to_dict()}) as (
             workers,
@@ -144,6 +155,20 @@ def _measure_speech(
         "floor": {name: _floor(results[name], reads[name], sizes[name]) for name in ours},
         "outside_onnxruntime": {name: outside_share(results[name].stages) for name in ours},
     }
+
+
+def _share_of_window(seconds: float | None, geometry: dict[str, Any]) -> float:
+    """Return the share of the window that an utterance takes.
+
+    Raises:
+        SettingsError: It does not fit.
+    """
+    window_s = geometry["frames"] * SECONDS_A_FRAME
+    if seconds is None:
+        return 1.0
+    if not 0.0 < seconds <= window_s:
+        raise SettingsError(f"--seconds is {seconds:g}; expected more than 0, at most {window_s:g}")
+    return seconds / window_s
 
 
 def step_bytes(

@@ -70,6 +70,13 @@ def _add_architecture_arguments(group: argparse._ArgumentGroup) -> None:
         "--against", default="", metavar="LIST", help=f"peers in the same run, of {','.join(PEERS)}"
     )
     group.add_argument("--steps", type=int, default=32, metavar="N", help="generated tokens (default 32)")
+    group.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="length of the utterances, the rest of the window being padding; then the live encoder takes "
+        "part (default: the whole window)",
+    )
     group.add_argument("--batch", type=int, default=1, metavar="N", help="utterances at once (default 1)")
     group.add_argument("--texts", type=int, default=64, metavar="N", help="captions at once, for CLIP")
     group.add_argument(
@@ -163,6 +170,7 @@ def architecture_settings(args: argparse.Namespace) -> ArchitectureSettings:
         beams=args.beams,
         threads=usable_cores() if args.threads is None else args.threads,
         batch=args.batch,
+        seconds=args.seconds,
         texts=args.texts,
         rounds=Rounds(
             measured=10 if args.repeats is None else args.repeats,

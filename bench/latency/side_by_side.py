@@ -17,6 +17,7 @@ from bench.peers.models import ModelFolders
 from runtime.errors import SettingsError
 
 SLOW = "notebook"
+PADDING_LOG_MEL = -0.6  # of padding behind speech at a usual level
 # Idle thread pools spin for a while before they sleep; the next system must not share the cores with them.
 PAUSE_SECONDS = 0.3
 
@@ -190,9 +191,21 @@ def agreement(results: dict[str, SystemResult], reference: str) -> dict[str, flo
     return shares
 
 
-def random_features(geometry: dict[str, Any], batch: int, seed: int, folder: Path) -> Path:
-    """Write reproducible log-mel features (batch, mels, frames) and return the file."""
+def random_features(
+    geometry: dict[str, Any], batch: int, seed: int, folder: Path, speech: float = 1.0
+) -> Path:
+    """Write reproducible log-mel features (batch, mels, frames) and return the file.
+
+    Args:
+        geometry: `mels` and `frames`.
+        batch: Utterances.
+        seed: Of the noise.
+        folder: Where the file goes.
+        speech: Share of the window that holds noise; behind it is padding, all of one value.
+    """
     shape = (batch, geometry["mels"], geometry["frames"])
+    features = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    features[:, :, round(speech * geometry["frames"]) :] = PADDING_LOG_MEL
     path = folder / f"features-{batch}-{seed}.npy"
-    np.save(path, np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+    np.save(path, features)
     return path

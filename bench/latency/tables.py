@@ -78,7 +78,7 @@ def stage_table(stages: dict[str, Any]) -> str:
 def _architecture(report: dict[str, Any]) -> list[str]:
     settings = report["settings"]
     head = (
-        f"{settings['architecture']}, random weights, whole window, batch {settings['batch']}, "
+        f"{settings['architecture']}, random weights, {_window(settings)}, batch {settings['batch']}, "
         f"{settings['beams']} beams, {settings['steps']} generated tokens, {settings['threads']} threads"
     )
     parts = [head, _systems(report["systems"]), _ratios(report["ratios"])]
@@ -91,6 +91,11 @@ def _architecture(report: dict[str, Any]) -> list[str]:
             f"{share * 100:.1f} % of decoding is outside ONNX Runtime"
         )
     return parts
+
+
+def _window(settings: dict[str, Any]) -> str:
+    seconds = settings.get("seconds")
+    return "whole window" if seconds is None else f"{seconds:g} s of speech"
 
 
 def _systems(systems: list[dict[str, Any]]) -> str:

@@ -28,6 +28,7 @@ class Workload:
         steps: Generated tokens of every hypothesis.
         beams: Beams, and hypotheses returned.
         threads: Threads of the engine's compute pool.
+        speech: Share of the window that holds speech; the rest is padding.
     """
 
     prompt: tuple[int, ...]
@@ -35,12 +36,15 @@ class Workload:
     steps: int = 32
     beams: int = 5
     threads: int = 2
+    speech: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what no system could do."""
         for name in ("steps", "beams", "threads"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not 0.0 < self.speech <= 1.0:
+            raise SettingsError(f"speech is {self.speech:g} of the window; expected more than 0, at most 1")
         if not self.prompt:
             raise SettingsError("the prompt is empty; it must hold at least the start-of-transcript token")
 

@@ -15,6 +15,8 @@ from runtime.beam_search import beam_search
 from runtime.beam_settings import BeamSearchSettings
 from runtime.bundle import Bundle
 from runtime.clip import TextEncoder
+from runtime.cross_attention import CrossAttention
+from runtime.live_encoder import Window
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 from runtime.token_rules import TokenRules
 from runtime.whisper import WhisperModel
@@ -71,10 +73,12 @@ class EarsightSpeech:
     """`runtime.whisper.WhisperModel` with the checkpoint's token rules and end-of-text forbidden."""
 
     fewest_runs = False
+    system = "earsight"
+    window: Window = "full"
 
     def __init__(self, precision: str) -> None:
         self.precision = precision
-        self.name = f"earsight-{precision}"
+        self.name = f"{self.system}-{precision}"
         self._bundle: Bundle | None = None
         self._model: Any = None
 
@@ -85,7 +89,8 @@ class EarsightSpeech:
     def load(self, folder: Path, workload: Workload) -> None:
         """Verify the bundle and create the sessions of encoder and decoder."""
         self._bundle = Bundle.open(folder / "bundle")
-        self._model = WhisperModel.of_bundle(self._bundle, self.precision, cpu_sessions(workload.threads))
+        sessions = cpu_sessions(workload.threads)
+        self._model = WhisperModel.of_bundle(self._bundle, self.precision, sessions, self.window)
         self._model.decoder = TimedSession(self._model.decoder)
 
     def run(self, features: Features, workload: Workload, watch: Stopwatch) -> NBest:
@@ -97,7 +102,7 @@ class EarsightSpeech:
         prompts = [list(workload.prompt)] * len(features)
         model.decoder.clear()
         with watch.lap("encoder"):
-            cross = model.encode(features)
+            cross = self.encode(features, workload)
         with watch.lap("decoding"):
             finished = beam_search(
                 model.step_decoder(cross),
@@ -111,6 +116,11 @@ class EarsightSpeech:
         sequences = [[list(hypothesis.tokens) for hypothesis in entries] for entries in finished]
         return NBest(sequences, [[hypothesis.score for hypothesis in entries] for entries in finished])
 
+    def encode(self, features: Features, workload: Workload) -> CrossAttention:  # noqa: ARG002
+        """Encode the whole window."""
+        cross: CrossAttention = self._model.encode(features)
+        return cross
+
     def details(self) -> dict[str, Any]:
         """Return the providers really used and the bundle's hash."""
         assert self._bundle is not None, "load comes before details"
@@ -120,6 +130,23 @@ class EarsightSpeech:
             "bundle": self._bundle.name,
             "bundle_sha256": self._bundle.digest,
         }
+
+
+class EarsightLiveSpeech(EarsightSpeech):
+    """The same with the encoder over the speech alone."""
+
+    system = "earsight_live"
+    window: Window = "fast"
+
+    def encode(self, features: Features, workload: Workload) -> CrossAttention:
+        """Encode what the speech needs of the window."""
+        extractor, live = self._model.features, self._model.live
+        samples = round(workload.speech * extractor.n_samples)
+        positions = live.live_positions(samples, extractor.n_samples)
+        if positions is None:
+            return super().encode(features, workload)
+        cross: CrossAttention = live.encode(features, positions)
+        return cross
 
 
 class EarsightText:

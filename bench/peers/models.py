@@ -34,7 +34,7 @@ class ModelFolders:
 
     def source(self, system: str, kind: str) -> Path:
         """Return what a system is converted from."""
-        if system.startswith("earsight-"):
+        if system.startswith("earsight"):
             return self.bundle
         return self.clip if kind == "text" else self.whisper
 

@@ -7,6 +7,7 @@ from runtime.errors import SettingsError
 # Precisions that each system can run in on a CPU.
 SPEECH_PRECISIONS = {
     "earsight": ("fp32", "int8"),
+    "earsight_live": ("fp32", "int8"),
     "ctranslate2": ("fp32", "int8"),
     "transformers": ("fp32",),
     "optimum": ("fp32",),
@@ -16,6 +17,7 @@ TEXT_PRECISIONS = {"earsight": ("fp32", "int8"), "transformers": ("fp32",), "opt
 # What pip calls them, where it differs from what is imported.
 REQUIREMENTS = {
     "earsight": (),
+    "earsight_live": (),
     "ctranslate2": ("ctranslate2", "transformers", "torch"),
     "transformers": ("transformers", "torch"),
     "notebook": ("transformers", "torch"),
@@ -65,6 +67,10 @@ def speech_peer(system: str) -> Peer:
         from bench.peers.earsight import EarsightSpeech
 
         return EarsightSpeech(precision)
+    if name == "earsight_live":
+        from bench.peers.earsight import EarsightLiveSpeech
+
+        return EarsightLiveSpeech(precision)
     if name == "ctranslate2":
         from bench.peers.ctranslate2 import CTranslate2
 
