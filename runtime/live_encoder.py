@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
 from runtime.cross_attention import CrossAttention
-from runtime.errors import SettingsError
+from runtime.errors import BundleError, SettingsError
 from runtime.live_window import LiveWindow, PaddingStatistics, WindowPlan
 from runtime.providers import SessionFactory
 
@@ -26,18 +26,29 @@ class LiveEncoder:
         session: Of the graph `encoder_live_model`.
         window: Plans, and the statistics that the graph starts from.
         sessions: How the session was opened.
+
+    Raises:
+        BundleError: The statistics are of another checkpoint than the graph.
     """
 
     def __init__(self, session: ort.InferenceSession, window: LiveWindow, sessions: SessionFactory) -> None:
         self.session = session
         self.window = window
         self._device, self._device_id = sessions.device, sessions.device_id
-        inputs = [node.name for node in session.get_inputs()]
-        names = [name for name in inputs if name.startswith("mean_")]
+        means = window.statistics.means
+        wanted = {
+            node.name: list(node.shape) for node in session.get_inputs() if node.name.startswith("mean_")
+        }
+        if len(wanted) != len(means) or any(shape != list(means.shape[1:]) for shape in wanted.values()):
+            raise BundleError(
+                f"the padding's statistics are {means.shape}, the live encoder takes {len(wanted)} tensors "
+                f"{next(iter(wanted.values()), [])}: they belong to different checkpoints; export the bundle "
+                "again"
+            )
         self._half = session.get_inputs()[0].type == "tensor(float16)"
         self._means = {
             name: ort.OrtValue.ortvalue_from_numpy(mean, self._device, self._device_id)
-            for name, mean in zip(names, window.statistics.means, strict=True)
+            for name, mean in zip(wanted, means, strict=True)
         }
         self._outputs = [output.name for output in session.get_outputs()]
 

@@ -163,7 +163,7 @@ def _share_of_window(seconds: float | None, geometry: dict[str, Any]) -> float:
     Raises:
         SettingsError: It does not fit.
     """
-    window_s = geometry["frames"] * SECONDS_A_FRAME
+    window_s = float(geometry["frames"]) * SECONDS_A_FRAME
     if seconds is None:
         return 1.0
     if not 0.0 < seconds <= window_s:
