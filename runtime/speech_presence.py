@@ -6,6 +6,7 @@ that the model understands is kept, and so is a moving voice that it hardly unde
 """
 
 import math
+import zlib
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ SPAN: Final = 3  # frames: the pitch is compared with that of 30 ms before
 # Octaves in 30 ms. Less is a pitch that stands still (0.4 %, a fifteenth of a semitone); more is a jump.
 LEAST_MOVEMENT: Final = 0.006
 MOST_MOVEMENT: Final = 0.12
+# A text that zlib shrinks more repeats itself without end. Its mean log-probability, which loops please,
+# says nothing then (openai/whisper, `compression_ratio_threshold`).
+MOST_COMPRESSION: Final = 2.4
 LEAST_VOICED_FRAMES: Final = 20  # fewer pairs of voiced frames say nothing about the pitch
 
 
@@ -38,6 +42,9 @@ class SpeechGate:
     | moves | the model hears no speech *and* the text is improbable (Whisper's own rule) |
     | too little is voiced | the model hears no speech *or* the text is improbable |
     | stands still | the model hears no speech *or* it doubts the text |
+
+    A text that repeats itself without end counts as improbable. A confident model is believed even where the
+    pitch stands still: some people speak with an electrolarynx.
 
     Attributes:
         silence_dbfs: A segment whose loudest 0.1 s is below this level is silent and not decoded; dB relative
@@ -91,12 +98,14 @@ class SpeechGate:
             Why there is no speech, or None.
         """
         hears_none = no_speech_prob is not None and no_speech_prob > self.no_speech_prob
-        if text and log_prob >= max(self.doubt, self.log_prob) and not hears_none:
+        trust = -math.inf if repeats_itself(text) else log_prob
+        if text and trust >= max(self.doubt, self.log_prob) and not hears_none:
             return None
         movement = pitch_movement(waveform, sampling_rate)
-        if text and not self._drops(hears_none, log_prob, movement):
+        if text and not self._drops(hears_none, trust, movement):
             return None
-        reasons = [f"mean log-probability {log_prob:.2f}"]
+        reasons = ["text repeats itself"] if repeats_itself(text) else []
+        reasons.append(f"mean log-probability {log_prob:.2f}")
         if no_speech_prob is not None:
             reasons.append(f"probability of no speech {no_speech_prob:.2f}")
         if movement is not None:
@@ -147,6 +156,12 @@ class NoSpeech:
             "pitch_movement": self.pitch_movement,
             "dropped_text": self.dropped_text,
         }
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether zlib shrinks a text to less than 1 / 2.4, which short texts never reach."""
+    content = text.encode()
+    return len(content) > MOST_COMPRESSION * len(zlib.compress(content))
 
 
 def loudest_dbfs(waveform: Waveform, sampling_rate: int) -> float:

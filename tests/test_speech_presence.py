@@ -9,7 +9,7 @@ import pytest
 from runtime.audio import load_audio
 from runtime.errors import SettingsError
 from runtime.pipeline import MultimodalASR
-from runtime.speech_presence import SpeechGate, loudest_dbfs, pitch_movement
+from runtime.speech_presence import SpeechGate, loudest_dbfs, pitch_movement, repeats_itself
 from tests.conftest import POCKET, SHARED
 from tests.sounds import KINDS, RATE, sound
 
@@ -85,6 +85,18 @@ def test_both_witnesses_count(pitch, no_speech_prob, log_prob, dropped):
         assert verdict.dropped_text == "a bear"
         assert f"{log_prob:.2f}" in verdict.reason
         json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+def test_a_text_that_repeats_itself_is_improbable():
+    loop = "a man is " + "holding " * 30
+    assert repeats_itself(loop)
+    assert not repeats_itself(
+        "i see a green fox next to a lock and three green clocks and a red fox on white"
+    )
+    assert not repeats_itself("")
+    noise = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
+    assert "repeats itself" in SpeechGate().judge(noise, RATE, loop, -0.05, 0.0).reason
+    assert SpeechGate().judge(load_audio(FIRST), RATE, loop, -0.05, 0.0) is None  # a voice is heard
 
 
 @pytest.mark.parametrize(
