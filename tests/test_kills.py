@@ -22,7 +22,7 @@ from tests.conftest import POCKET, ROOT
 KILLS = int(os.environ.get("KILLS", "50"))
 SEED = int(os.environ.get("SEED", "0"))
 INTERRUPTED = 130
-UTTERANCES = 100
+UTTERANCES = 40
 
 
 def start(*arguments):
