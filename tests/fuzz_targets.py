@@ -24,7 +24,7 @@ from runtime.image_cache import load_image_cache
 from runtime.image_files import load_image
 from runtime.pipeline import MultimodalASR
 from runtime.providers import SessionFactory, SessionSettings, select_provider
-from runtime.segmentation import split_at_quietest
+from runtime.segmentation import Splitter
 from tests.fuzz_text_seeds import NBEST_HEADER
 
 Target = Callable[[str, bytes], None]
@@ -37,8 +37,8 @@ def use_audio(label: str, content: bytes) -> None:
     assert waveform.size > 0
     assert np.isfinite(waveform).all()
     assert not math.isnan(level_dbfs(waveform))
-    segments = split_at_quietest(waveform, 16000, 6.0)
-    assert sum(segment.end - segment.start for segment in segments) == waveform.size
+    segments = list(Splitter(16000, 6.0).split(iter([waveform])))
+    assert sum(segment.waveform.size for segment in segments) == waveform.size
 
 
 def use_image(label: str, content: bytes) -> None:

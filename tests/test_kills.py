@@ -22,7 +22,7 @@ from tests.conftest import POCKET, ROOT
 KILLS = int(os.environ.get("KILLS", "50"))
 SEED = int(os.environ.get("SEED", "0"))
 INTERRUPTED = 130
-UTTERANCES = 100
+UTTERANCES = 40
 
 
 def start(*arguments):
@@ -167,3 +167,37 @@ def test_nbest_loses_and_doubles_no_line(pocket_bundle, tmp_path, kind):
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
 def test_nbest_goes_on_after_a_few_stops(pocket_bundle, tmp_path, kind):
     assert check_nbest(pocket_bundle, tmp_path, kind, 3, seed=1, count=30)["stopped"] == 3
+
+
+def test_an_interrupted_tune_leaves_what_it_recognised(pocket_bundle, tmp_path):
+    """`tune` recognises, then tunes; interrupted in between, it goes on with its n-best file."""
+    manifest = manifest_of(tmp_path, 30)
+    duration(*nbest(pocket_bundle.folder, manifest, tmp_path / "undisturbed.jsonl"))
+    options = nbest(pocket_bundle.folder, manifest, tmp_path / "tuned")[2:]
+    output = tmp_path / "tuned" / "nbest.jsonl"
+    process = start("bench", "tune", *options)
+    while process.poll() is None and not (output.exists() and output.read_bytes().count(b"\n") > 2):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED, errors
+    assert errors.count("\n") == 1, errors
+    assert (tmp_path / "undisturbed.jsonl").read_bytes().startswith(output.read_bytes())
+    assert not (tmp_path / "tuned" / "tune.json").exists()
+    duration("bench", "tune", *options)
+    assert output.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
+    assert json.loads((tmp_path / "tuned" / "tune.json").read_text())["num_samples"] == 30
+
+
+def test_an_interrupted_export_is_one_line(pocket_bundle, tmp_path):
+    """While graphs are built, and a bundle of other precisions is there."""
+    target = shutil.copytree(pocket_bundle.folder, tmp_path / "pocket")
+    process = start(*export(target, "fp32"))
+    while process.poll() is None and not (tmp_path / ".pocket.building" / "whisper" / "onnx").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED, errors
+    assert errors.count("\n") == 1, errors
+    assert whole(target).precisions == ("fp32", "int8")
+    assert {path.name for path in tmp_path.iterdir()} == {"pocket", ".pocket.lock"}
