@@ -2,6 +2,7 @@ import argparse
 import itertools
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -82,6 +83,15 @@ def test_figures_of_changed_lists():
     assert result["kendall_tau"]["count"] == 1  # one hypothesis has no order
 
 
+def test_figures_by_length():
+    short, long = replace(FIRST, duration_s=1.5), replace(FIRST, id="u2", duration_s=20.0)
+    changed = replace(SWAPPED, id="u2", duration_s=20.0)
+    classes = compare_accuracy([short, long], [short, changed], normalizer("notebook"))["by_length"]
+    assert [(each["seconds"], each["count"]) for each in classes] == [("0 to 2 s", 1), ("16 s and more", 1)]
+    assert [each["first_changed"] for each in classes] == [0.0, 1.0]
+    assert [each["wer"] for each in classes] == [[0.0, 0.0], [0.0, 0.5]]
+
+
 def test_best_alpha_moves_with_the_cosines():
     # The picture knows better: any alpha above the crossing gives no error, alpha 0 one.
     entries = [("a bat", -0.1), ("a cat", -0.2)]
@@ -124,6 +134,20 @@ def test_command_on_nbest_files(tmp_path, capsys, candidate, status):
     [
         ["--output", "out"],
         ["--output", "out", "--bundle", "b", "--data", "d", "--precision", "fp32"],
+        [
+            "--output",
+            "out",
+            "--bundle",
+            "b",
+            "--data",
+            "d",
+            "--window",
+            "auto",
+            "--reference-window",
+            "auto",
+            "--precision",
+            "fp32",
+        ],
         ["--output", "out", "--bundle", "b", "--nbest", "a", "b"],
     ],
 )

@@ -309,3 +309,9 @@ def test_cuda_counts_as_fallen_under_tensorrt():
 
 def test_the_package_s_own_names_are_offered():
     assert set(providers_module.__all__) >= {"SessionFactory", "SessionSettings", "select_provider"}
+
+
+@pytest.mark.parametrize(("many_runs", "stop"), [(True, "0"), (False, "1")])
+def test_only_a_decoder_keeps_its_threads_spinning_between_runs(many_runs, stop):
+    options = session_options(SessionSettings(), many_runs=many_runs)
+    assert options.get_session_config_entry("session.force_spinning_stop") == stop

@@ -1,4 +1,4 @@
-"""`python -m bench accuracy`: is another precision as accurate as the reference?"""
+"""`python -m bench accuracy`: is another precision, or another window, as accurate as the reference?"""
 
 import argparse
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from bench.system_info import system_info
 from runtime.bundle import Bundle
 from runtime.console import EXIT_DONE, EXIT_FAULT
 from runtime.errors import SettingsError
+from runtime.live_encoder import WINDOWS, Window
 from runtime.pipeline import MultimodalASR
 
 SCHEMA = "earsight.accuracy/1"
@@ -57,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference-precision", default="fp32", metavar="P", help="default %(default)s")
     parser.add_argument("--precision", default="int8", metavar="P", help="default %(default)s")
     parser.add_argument(
+        "--reference-window", default="full", choices=WINDOWS, help="of the encoder (default %(default)s)"
+    )
+    parser.add_argument("--window", default="full", choices=WINDOWS, help="default %(default)s")
+    parser.add_argument(
         "--nbest",
         type=Path,
         nargs=2,
@@ -66,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"folder for {FILE_NAME}")
     parser.add_argument("--beams", type=int, default=5, metavar="K", help="beams and hypotheses (default 5)")
     parser.add_argument("--language", metavar="L", help="default: detected")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: the checkpoint's")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator")
     parser.add_argument("--image-cache", type=Path, metavar="NPZ", help="embeddings for rows with image_id")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N utterances")
@@ -110,14 +116,21 @@ def _from_files(args: argparse.Namespace) -> Lists:
 def _from_bundle(args: argparse.Namespace) -> Lists:
     if not args.bundle or not args.data:
         raise SettingsError("--bundle and --data are needed, or --nbest REFERENCE CANDIDATE")
-    if args.precision == args.reference_precision:
-        raise SettingsError(f"both precisions are {args.precision!r}; expected two different ones")
+    sides = ((args.reference_precision, args.reference_window), (args.precision, args.window))
+    if sides[0] == sides[1]:
+        raise SettingsError(
+            f"both sides are {args.precision!r} with window {args.window!r}; expected two different "
+            "precisions or windows"
+        )
     bundle = Bundle.open(args.bundle)
     utterances = read_manifest(args.data)[: args.limit]
-    lists = [recognise(args, bundle, name, utterances) for name in (args.reference_precision, args.precision)]
+    lists = [recognise(args, bundle, precision, window, utterances) for precision, window in sides]
     settings = {
         "reference_precision": args.reference_precision,
         "precision": args.precision,
+        "reference_window": args.reference_window,
+        "window": args.window,
+        "max_new_tokens": args.max_new_tokens,
         "beams": args.beams,
         "language": args.language,
     }
@@ -126,9 +139,13 @@ def _from_bundle(args: argparse.Namespace) -> Lists:
 
 
 def recognise(
-    args: argparse.Namespace, bundle: Bundle, precision: str, utterances: Sequence[Utterance]
+    args: argparse.Namespace,
+    bundle: Bundle,
+    precision: str,
+    window: Window,
+    utterances: Sequence[Utterance],
 ) -> Sequence[NBestUtterance]:
-    """Recognise all utterances on the CPU in one precision; the n-best file stays in the output folder.
+    """Recognise all utterances on the CPU; the n-best file stays in the output folder.
 
     The pipeline is gone at the end: two precisions of a large model need not fit into memory together.
     """
@@ -140,8 +157,11 @@ def recognise(
         providers="cpu",
         threads=args.threads,
         image_cache=args.image_cache,
+        max_new_tokens=args.max_new_tokens,
+        window=window,
     )
-    return write_nbest(asr, utterances, args.output / f"{precision}.jsonl", resume=False).utterances
+    name = precision if window == "full" else f"{precision}-{window}"
+    return write_nbest(asr, utterances, args.output / f"{name}.jsonl", resume=False).utterances
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -162,6 +182,12 @@ def summary(result: dict[str, Any]) -> str:
             lines.append(
                 f"{label:<24}mean {spread['mean']:.4f}, {spread['least']:.4f} to {spread['greatest']:.4f}"
             )
+    for each in result["by_length"]:
+        before, after = (wer * 100 for wer in each["wer"])
+        lines.append(
+            f"{each['seconds']:<24}{each['count']} utterances, first changed "
+            f"{each['first_changed'] * 100:.1f} %, WER {before:.2f} % -> {after:.2f} %"
+        )
     if old["best_alpha"] is not None and new["best_alpha"] is not None:
         lines.append(
             f"best alpha              {old['best_alpha']:.2f} -> {new['best_alpha']:.2f} on the grid, "

@@ -1,4 +1,4 @@
-"""What another precision of the same bundle changes: n-best lists, word errors, the best alpha."""
+"""What another precision or window of a bundle changes: n-best lists, word errors, the best alpha."""
 
 import itertools
 import math
@@ -16,6 +16,7 @@ from bench.tuning.fusion_lines import fusion_lines, trace_steps
 from bench.tuning.surface import error_surface
 from runtime.errors import NBestFileError
 
+LENGTH_LIMITS_S = (2.0, 4.0, 8.0, 16.0, math.inf)  # upper ends of the classes of length
 ALPHAS = np.round(np.arange(0.0, 1.05, 0.05), 2)
 
 
@@ -125,8 +126,38 @@ def compare_accuracy(
         "kendall_tau": _spread([c.kendall_tau for c in changes if c.kendall_tau is not None]),
         "overlap": _spread([change.overlap for change in changes]),
         "score_difference": _spread([c.score_difference for c in changes if c.score_difference is not None]),
+        "by_length": _by_length(reference, ordered, changes, normalizer),
         "per_utterance": [change.to_dict() for change in changes],
     }
+
+
+def _by_length(
+    reference: Sequence[NBestUtterance],
+    candidate: Sequence[NBestUtterance],
+    changes: Sequence[ListChange],
+    normalizer: Normalizer,
+) -> list[dict[str, Any]]:
+    """Return share of changed first hypotheses and both WERs by the utterances' length."""
+    classes, low = [], 0.0
+    for high in LENGTH_LIMITS_S:
+        rows = [i for i, each in enumerate(reference) if low <= (each.duration_s or 0.0) < high]
+        if rows:
+            sides = ([side[i] for i in rows] for side in (reference, candidate))
+            classes.append(
+                {
+                    "seconds": f"{low:g} s and more" if high == math.inf else f"{low:g} to {high:g} s",
+                    "count": len(rows),
+                    "first_changed": sum(changes[i].first_changed for i in rows) / len(rows),
+                    "wer": [_first_wer(side, normalizer) for side in sides],
+                }
+            )
+        low = high
+    return classes
+
+
+def _first_wer(utterances: Sequence[NBestUtterance], normalizer: Normalizer) -> float:
+    """Return the WER of the first hypotheses."""
+    return float(_error_figures(utterances, normalizer)["wer"])
 
 
 def _error_figures(utterances: Sequence[NBestUtterance], normalizer: Normalizer) -> dict[str, Any]:
