@@ -127,6 +127,8 @@ class AudioFile:
             raise AudioError(
                 f"{self.name}: decoding failed ({error}); the file is damaged or incomplete: copy it again"
             ) from error
+        finally:
+            self._sound.raise_interrupt()
         return block
 
     def _require_complete(self, frames: int) -> None:
@@ -251,7 +253,11 @@ def _require_known_container(head: bytes, name: str) -> None:
 
 def _open_sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
     try:
-        return _ForwardOnly(_Nameless(stream))
+        nameless = _Nameless(stream)
+        try:
+            return _ForwardOnly(nameless)
+        finally:
+            nameless.raise_interrupt()
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise AudioError(
@@ -281,6 +287,10 @@ class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has 
     def seekable(self) -> bool:
         return False
 
+    def raise_interrupt(self) -> None:
+        """Raise the Ctrl-C that came within a callback."""
+        self.name.raise_interrupt()  # soundfile's `name` is what it was opened with
+
 
 class _Nameless(io.RawIOBase):
     """A binary stream without its `name`, from whose extension soundfile would infer raw audio."""
@@ -288,6 +298,12 @@ class _Nameless(io.RawIOBase):
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__()
         self._stream = stream
+        self._interrupt: KeyboardInterrupt | None = None
+
+    def raise_interrupt(self) -> None:
+        """Raise the Ctrl-C that came within a callback, where it would be swallowed and the sound cut."""
+        if self._interrupt is not None:
+            raise self._interrupt
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_SET and offset < 0:
@@ -298,7 +314,15 @@ class _Nameless(io.RawIOBase):
         return self._stream.tell()
 
     def read(self, size: int = -1) -> bytes:
-        return self._stream.read(size)
+        try:
+            return self._stream.read(size)
+        except KeyboardInterrupt as interrupt:
+            self._interrupt = interrupt
+            return b""
 
     def readinto(self, buffer: object) -> int:
-        return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        try:
+            return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        except KeyboardInterrupt as interrupt:
+            self._interrupt = interrupt
+            return 0
