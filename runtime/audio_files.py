@@ -9,7 +9,10 @@ promised is compared with what came.
 import io
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -122,7 +125,8 @@ class AudioFile:
 
     def _read(self, frames: int) -> npt.NDArray[np.float32]:
         try:
-            block: npt.NDArray[np.float32] = self._sound.read(frames, dtype="float32", always_2d=True)
+            with _interrupts_kept():
+                block: npt.NDArray[np.float32] = self._sound.read(frames, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, MemoryError) as error:
             raise AudioError(
                 f"{self.name}: decoding failed ({error}); the file is damaged or incomplete: copy it again"
@@ -255,7 +259,8 @@ def _open_sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
     try:
         nameless = _Nameless(stream)
         try:
-            return _ForwardOnly(nameless)
+            with _interrupts_kept():
+                return _ForwardOnly(nameless)
         finally:
             nameless.raise_interrupt()
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as error:
@@ -275,6 +280,23 @@ def _ends_within_a_page(stream: BinaryIO) -> bool:
     if len(page) < 27 or len(page) < 27 + page[26]:  # byte 26: number of segments, whose lengths follow
         return True
     return 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page)
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Raise a Ctrl-C after the call: soundfile's callbacks would swallow it and cut the sound short."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt
 
 
 class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
