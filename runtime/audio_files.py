@@ -9,7 +9,10 @@ promised is compared with what came.
 import io
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -122,11 +125,14 @@ class AudioFile:
 
     def _read(self, frames: int) -> npt.NDArray[np.float32]:
         try:
-            block: npt.NDArray[np.float32] = self._sound.read(frames, dtype="float32", always_2d=True)
+            with _interrupts_kept():
+                block: npt.NDArray[np.float32] = self._sound.read(frames, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, MemoryError) as error:
             raise AudioError(
                 f"{self.name}: decoding failed ({error}); the file is damaged or incomplete: copy it again"
             ) from error
+        finally:
+            self._sound.raise_interrupt()
         return block
 
     def _require_complete(self, frames: int) -> None:
@@ -251,7 +257,12 @@ def _require_known_container(head: bytes, name: str) -> None:
 
 def _open_sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
     try:
-        return _ForwardOnly(_Nameless(stream))
+        nameless = _Nameless(stream)
+        try:
+            with _interrupts_kept():
+                return _ForwardOnly(nameless)
+        finally:
+            nameless.raise_interrupt()
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise AudioError(
@@ -271,6 +282,23 @@ def _ends_within_a_page(stream: BinaryIO) -> bool:
     return 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page)
 
 
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Raise a Ctrl-C after the call: soundfile's callbacks would swallow it and cut the sound short."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt
+
+
 class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """A decoder that never seeks.
 
@@ -281,6 +309,10 @@ class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has 
     def seekable(self) -> bool:
         return False
 
+    def raise_interrupt(self) -> None:
+        """Raise the Ctrl-C that came within a callback."""
+        self.name.raise_interrupt()  # soundfile's `name` is what it was opened with
+
 
 class _Nameless(io.RawIOBase):
     """A binary stream without its `name`, from whose extension soundfile would infer raw audio."""
@@ -288,6 +320,12 @@ class _Nameless(io.RawIOBase):
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__()
         self._stream = stream
+        self._interrupt: KeyboardInterrupt | None = None
+
+    def raise_interrupt(self) -> None:
+        """Raise the Ctrl-C that came within a callback, where it would be swallowed and the sound cut."""
+        if self._interrupt is not None:
+            raise self._interrupt
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_SET and offset < 0:
@@ -298,7 +336,15 @@ class _Nameless(io.RawIOBase):
         return self._stream.tell()
 
     def read(self, size: int = -1) -> bytes:
-        return self._stream.read(size)
+        try:
+            return self._stream.read(size)
+        except KeyboardInterrupt as interrupt:
+            self._interrupt = interrupt
+            return b""
 
     def readinto(self, buffer: object) -> int:
-        return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        try:
+            return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        except KeyboardInterrupt as interrupt:
+            self._interrupt = interrupt
+            return 0

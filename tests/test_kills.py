@@ -4,6 +4,7 @@ The slow tests do it 50 times each (`pytest -m slow tests/test_kills.py`); KILLS
 change number and seed.
 """
 
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from collections import Counter
 
 import pytest
 
+from runtime.audio_files import AudioFile
 from runtime.bundle import Bundle
 from tests.conftest import POCKET, ROOT
 
@@ -201,3 +203,21 @@ def test_an_interrupted_export_is_one_line(pocket_bundle, tmp_path):
     assert errors.count("\n") == 1, errors
     assert whole(target).precisions == ("fp32", "int8")
     assert {path.name for path in tmp_path.iterdir()} == {"pocket", ".pocket.lock"}
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_an_interrupt_within_a_decoder_callback_is_raised(number):
+    """libsndfile calls back for bytes; what is raised there would be swallowed, and the sound cut short."""
+    calls = 0
+
+    class Interrupted(io.BytesIO):
+        def readinto(self, buffer):
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                raise KeyboardInterrupt
+            return super().readinto(buffer)
+
+    content = (POCKET / "data/test/audio/test-0000.ogg").read_bytes()
+    with pytest.raises(KeyboardInterrupt), AudioFile(Interrupted(content), "audio") as audio:
+        list(audio.blocks())
