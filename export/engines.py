@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.bundle import GRAPH_FOLDERS, Bundle
+from runtime.bundle import Bundle
 from runtime.console import EXIT_DONE
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 from runtime.tensorrt import EngineSettings, plan_engine
@@ -77,9 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = engine_settings(args)
     bundle = Bundle.open(args.bundle)
-    graphs = [bundle.graph(name, args.precision) for name in GRAPH_FOLDERS]
-    if bundle.live_window(args.precision) is not None:
-        graphs.append(bundle.live_encoder(args.precision)[0])
+    graphs = bundle.graphs(args.precision)
     if args.plan:
         sys.stdout.write(f"{plan_text(graphs, settings.limits)}\n")
         return EXIT_DONE

@@ -129,6 +129,17 @@ class Bundle:
             self.verified(data)
         return path
 
+    def graphs(self, precision: str) -> list[Path]:
+        """Return the verified paths of all graphs that a pipeline may open, the live encoder included.
+
+        Raises:
+            SettingsError: The bundle does not have this precision.
+            BundleNotFoundError: A file is missing.
+            BundleError: A hash does not fit.
+        """
+        graphs = [self.graph(name, precision) for name in GRAPH_FOLDERS]
+        return graphs + ([self.live_encoder(precision)[0]] if self.live_window(precision) else [])
+
     def static_decoder(self, precision: str) -> Path:
         """Return the verified path of the decoder in fixed shapes.
 

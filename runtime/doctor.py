@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.bundle import GRAPH_FOLDERS, Bundle
+from runtime.bundle import Bundle
 from runtime.console import EXIT_DONE
 from runtime.machine import Machine, read_machine
 from runtime.pipeline import default_precision
@@ -124,7 +124,7 @@ def diagnose(
 def _diagnose_bundle(bundle: Bundle, provider: Provider) -> BundleDiagnosis:
     factory = SessionFactory(provider)
     precision = default_precision(bundle, provider.device)
-    graphs = [bundle.graph(name, precision) for name in GRAPH_FOLDERS]
+    graphs = bundle.graphs(precision)
     for graph in graphs:
         factory.open(graph)
     parts = [part for graph in graphs for part in graph.parent.glob(f"{graph.name}*")]

@@ -11,6 +11,7 @@ from machines import CPU, CPU_WHEEL, gpu_machine
 from tiny_graphs import write_tiny_graphs
 
 from runtime import doctor
+from runtime.bundle import GRAPH_FOLDERS
 from runtime.doctor import add_arguments, diagnose, render, run
 from runtime.errors import BundleNotFoundError, ProviderError
 
@@ -76,13 +77,13 @@ def test_a_bundle_s_graphs_are_opened_and_counted(tmp_path, monkeypatch, capsys)
         folder=folder,
         name="tiny",
         precisions=("fp32",),
-        graph=lambda name, precision: next(folder.rglob(f"{name}.onnx")),
+        graphs=lambda precision: sorted(folder.rglob("*.onnx")),
     )
     monkeypatch.setattr(doctor.Bundle, "open", lambda path: bundle)
     assert run(parse("--provider", "cpu", "--bundle", str(folder))) == 0
     printed = capsys.readouterr().out
     assert "tiny: fp32; fp32 would run" in printed
     found = diagnose(Path(folder), provider="cpu").bundle
-    assert set(found.placement) == {f"{name}.onnx" for name in doctor.GRAPH_FOLDERS}
+    assert set(found.placement) == {f"{name}.onnx" for name in GRAPH_FOLDERS}
     assert all(set(each["nodes"]) == {CPU} for each in found.placement.values())
     assert found.graph_bytes == sum(path.stat().st_size for path in folder.rglob("*.onnx"))
