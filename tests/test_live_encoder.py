@@ -13,6 +13,7 @@ from export import cli as export_cli
 from export.attention import AttentionForm
 from export.babble import babble
 from export.live_encoder import LiveEncoderGraph
+from export.operator_check import check_tensorrt_operators
 from export.padding_statistics import _encode
 from export.whisper_graphs import EncoderGraph
 from runtime import MultimodalASR
@@ -20,6 +21,7 @@ from runtime.bundle import MANIFEST, PADDING_FILE, Bundle, sha256_of
 from runtime.errors import BundleError, SettingsError
 from runtime.live_encoder import LiveEncoder
 from runtime.live_window import GRID, LiveWindow, PaddingStatistics, anchors_behind, is_worthwhile
+from runtime.tensorrt_profiles import EngineLimits, build_profile, graph_name, read_inputs
 
 POSITIONS = 1500
 RATE = 16000
@@ -35,7 +37,9 @@ def miniature(tmp_path_factory):
         architectures.make_whisper_checkpoint("whisper-mini", folder / "whisper")
         architectures.make_clip_checkpoint("clip-mini", folder / "clip")
     arguments = ["--whisper", str(folder / "whisper"), "--clip", str(folder / "clip")]
-    args = export_cli.parse_args([*arguments, "--output", str(folder / "bundle"), "--precision", "fp32,int8"])
+    args = export_cli.parse_args(
+        [*arguments, "--output", str(folder / "bundle"), "--precision", "fp32,int8,fp16"]
+    )
     assert export_cli.run(args) == 0
     return folder
 
@@ -217,6 +221,20 @@ def test_statistics_of_another_checkpoint_are_refused(miniature, tmp_path):
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="export the bundle again"):
         MultimodalASR(folder, precision="fp32", providers="cpu", window="fast", language="en")
+
+
+def test_tensorrt_gets_standard_operators_and_a_range_for_every_dynamic_dimension(miniature):
+    """The export has checked the operators of the fp16 graph; its profile leaves no dimension open."""
+    graph, _ = Bundle.open(miniature / "bundle").live_encoder("fp16")
+    check_tensorrt_operators(graph)
+    inputs = read_inputs(graph)
+    profile = build_profile(graph_name(graph), inputs, EngineLimits())
+    assert set(profile.inputs) == {each.name for each in inputs if each.is_dynamic}
+    (frames,) = {profile.inputs["input_features"][2].usual}
+    plan = LiveWindow(statistics()).plan(225)
+    assert frames == 2 * plan.live + 2
+    assert profile.inputs["cached"][0].smallest <= len(plan.cached) <= profile.inputs["cached"][0].largest
+    assert profile.inputs["anchors"][0].smallest <= len(plan.anchors) <= profile.inputs["anchors"][0].largest
 
 
 def test_an_unknown_encoder_is_no_live_encoder(miniature):
