@@ -72,6 +72,7 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
             "length_penalty": search.length_penalty,
             "early_stopping": search.early_stopping,
             "language": asr.language,
+            "window": "full" if asr.whisper.live is None else "live",
             "pause_s": pause_s if math.isfinite(pause_s) else None,
             "speech_gate": None if gate is None else asdict(gate),
             "shuffle_seed": SHUFFLE_SEED,

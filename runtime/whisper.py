@@ -94,15 +94,19 @@ class WhisperModel:
         live = LiveEncoder.of_bundle(bundle, precision, sessions, window)
         return cls(bundle.whisper, encoder, decoder, sessions, live)
 
-    def encode(self, features: NDArray[np.float32]) -> CrossAttention:
+    def encode(self, features: NDArray[np.float32], live: int | None = None) -> CrossAttention:
         """Run the encoder.
 
         Args:
             features: Log-mel, (N, mels, frames), as `self.features` makes it.
+            live: How many positions to compute, as `live_positions` says; None for the whole window.
 
         Returns:
             Cross-attention keys and values, left on the provider's device.
         """
+        if live is not None:
+            assert self.live is not None  # it said how many
+            return self.live.encode(features, live)
         binding = self.encoder.io_binding()
         binding.bind_cpu_input("input_features", np.ascontiguousarray(features, dtype=self._float))
         for name in self._cross_names:
@@ -122,19 +126,16 @@ class WhisperModel:
         """
         groups: dict[int | None, list[int]] = {}
         for place, waveform in enumerate(waveforms):
-            groups.setdefault(self._live_positions(waveform), []).append(place)
+            groups.setdefault(self.live_positions(waveform.size), []).append(place)
         encoded = []
         for live, places in groups.items():
             features = self.features([waveforms[place] for place in places])
-            cross = self.live.encode(features, live) if self.live and live else self.encode(features)
-            encoded.append((places, cross))
+            encoded.append((places, self.encode(features, live)))
         return encoded
 
-    def _live_positions(self, waveform: Waveform) -> int | None:
-        """Return how many positions an utterance needs; None for the whole window."""
-        if self.live is None:
-            return None
-        return self.live.live_positions(waveform.size, self.features.n_samples)
+    def live_positions(self, samples: int) -> int | None:
+        """Return how many positions an utterance of so many samples needs; None for the whole window."""
+        return self.live.live_positions(samples, self.features.n_samples) if self.live else None
 
     def step_decoder(self, cross: CrossAttention) -> StepDecoder:
         """Return a decoder of these utterances, at its beginning."""

@@ -20,6 +20,7 @@ from bench.system_info import usable_cores
 from runtime.audio import SAMPLING_RATE, load_audio
 from runtime.bundle import Bundle
 from runtime.errors import ManifestError, SettingsError
+from runtime.live_encoder import WINDOWS, Window
 from runtime.pipeline import MultimodalASR
 
 MEMORY_UTTERANCES = 4
@@ -44,6 +45,7 @@ class BundleSettings:
         batches: Batch sizes for the throughput; empty for none.
         cold_runs: Fresh processes for the cold start.
         pareto_beams: Beams of the table of accuracy against time; empty for none.
+        window: How much of the encoder's window is computed.
     """
 
     bundle: Path
@@ -60,6 +62,7 @@ class BundleSettings:
     batches: tuple[int, ...] = (1, 2, 4, 8)
     cold_runs: int = 3
     pareto_beams: tuple[int, ...] = ()
+    window: Window = "full"
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing."""
@@ -73,13 +76,16 @@ class BundleSettings:
                 "warm-up and cold runs must not be negative; batch sizes and beams start at 1"
             )
 
-    def pipeline(self, precision: str | None = None, beams: int | None = None) -> dict[str, Any]:
+    def pipeline(
+        self, precision: str | None = None, beams: int | None = None, window: Window | None = None
+    ) -> dict[str, Any]:
         """Return the arguments of `MultimodalASR`, JSON-serialisable."""
         return {
             "bundle": str(self.bundle),
             "num_beams": beams or self.beams,
             "language": self.language,
             "precision": precision or self.precision,
+            "window": window or self.window,
             "providers": self.provider,
             "threads": self.threads,
             "image_cache": str(self.image_cache) if self.image_cache else None,
@@ -215,13 +221,19 @@ def throughput(
 def pareto_points(
     settings: BundleSettings, bundle: Bundle, utterances: Sequence[Utterance], progress: bool
 ) -> list[Point]:
-    """Measure word error rate and latency over beams and precisions of the bundle."""
+    """Measure word error rate and latency over beams, precisions and windows of the bundle."""
     text = normalizer("notebook").apply
     references = [text(utterance.reference) for utterance in utterances]
-    grid = [(precision, beams) for precision in bundle.precisions for beams in settings.pareto_beams]
+    grid: list[tuple[str, int, Window]] = [
+        (precision, beams, window)
+        for precision in bundle.precisions
+        for beams in settings.pareto_beams
+        for window in (WINDOWS if bundle.live_window(precision) else WINDOWS[:1])
+        if window != "auto"  # one of the other two
+    ]
     points = []
-    for precision, beams in tqdm(grid, disable=None if progress else True, unit="setting"):
-        asr = MultimodalASR(**settings.pipeline(precision, beams))
+    for precision, beams, window in tqdm(grid, disable=None if progress else True, unit="setting"):
+        asr = MultimodalASR(**settings.pipeline(precision, beams, window))
         asr.generate_nbest(utterances[0].audio)
         watch, texts = Stopwatch(), []
         for utterance in utterances:
@@ -232,7 +244,8 @@ def pareto_points(
             texts.append(text(result.transcription))
         counts = count_word_errors(references, texts)
         wer = error_rate(int(counts.errors.sum()), int(counts.reference_length.sum()))
-        points.append(Point(precision, beams, wer, summarize(watch.raw("whole")).median * 1e3))
+        milliseconds = summarize(watch.raw("whole")).median * 1e3
+        points.append(Point(precision, beams, wer, milliseconds, f"{window} window"))
     return points
 
 

@@ -16,6 +16,7 @@ from bench.peers.registry import SPEECH_PRECISIONS
 from bench.system_info import system_info, usable_cores
 from runtime.console import EXIT_DONE
 from runtime.errors import OutputError, SettingsError
+from runtime.live_encoder import WINDOWS
 
 SCHEMA = "earsight.latency/1"
 FILE_NAME = "latency.json"
@@ -56,6 +57,9 @@ def _add_bundle_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", type=Path, metavar="MANIFEST", help="audio, references and pictures")
     group.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), help="default: the best that works")
     group.add_argument("--language", metavar="L", help="default: detected, which takes a decoder step")
+    group.add_argument(
+        "--window", choices=WINDOWS, default=WINDOWS[0], help="of the encoder (default %(default)s)"
+    )
     group.add_argument("--image-cache", type=Path, metavar="NPZ", help="embeddings for rows with image_id")
     group.add_argument("--limit", type=int, default=50, metavar="N", help="most utterances (default 50)")
     group.add_argument("--batches", default="1,2,4,8", metavar="LIST", help="batch sizes of the throughput")
@@ -148,6 +152,7 @@ def bundle_settings(args: argparse.Namespace) -> BundleSettings:
         batches=_numbers("--batches", args.batches),
         cold_runs=args.cold_runs,
         pareto_beams=_numbers("--pareto", args.pareto),
+        window=args.window,
     )
 
 

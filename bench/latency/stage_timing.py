@@ -58,7 +58,7 @@ class StageTimer:
         with watch.lap("log_mel"):
             log_mel = features([waveform])
         with watch.lap("encoder"):
-            cross = asr.whisper.encode(log_mel)
+            cross = asr.whisper.encode(log_mel, asr.whisper.live_positions(waveform.size))
         language = asr.language
         if language is None and asr.whisper.tokens.is_multilingual:
             with watch.lap("language"):

@@ -140,12 +140,8 @@ class EarsightLiveSpeech(EarsightSpeech):
 
     def encode(self, features: Features, workload: Workload) -> CrossAttention:
         """Encode what the speech needs of the window."""
-        extractor, live = self._model.features, self._model.live
-        samples = round(workload.speech * extractor.n_samples)
-        positions = live.live_positions(samples, extractor.n_samples)
-        if positions is None:
-            return super().encode(features, workload)
-        cross: CrossAttention = live.encode(features, positions)
+        samples = round(workload.speech * self._model.features.n_samples)
+        cross: CrossAttention = self._model.encode(features, self._model.live_positions(samples))
         return cross
 
 
