@@ -33,6 +33,8 @@ def save_graph(model: onnx.ModelProto, target: Path) -> None:
         location=data.name,
         size_threshold=INSIDE_BELOW_BYTES,
     )
+    if large:
+        data.chmod(target.stat().st_mode)  # onnx gives it to its owner alone
 
 
 def refer_to_weights(graph: onnx.GraphProto, owner: Path) -> None:
