@@ -6,9 +6,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from runtime.bundle import Bundle
+from runtime.bundle import LIVE_ENCODER, Bundle
 from runtime.cross_attention import CrossAttention
 from runtime.errors import BundleError, SettingsError
+from runtime.graph_runs import run_bound
 from runtime.live_window import LiveWindow, PaddingStatistics, WindowPlan
 from runtime.providers import SessionFactory
 
@@ -89,6 +90,9 @@ class LiveEncoder:
 
         Returns:
             Cross-attention keys and values, left on the provider's device.
+
+        Raises:
+            InferenceError: The graph failed.
         """
         plan = self.window.plan(live)
         binding = self.session.io_binding()
@@ -98,7 +102,7 @@ class LiveEncoder:
         self._bind_plan(binding, plan)
         for name in self._outputs:
             binding.bind_output(name, self._device, self._device_id)
-        self.session.run_with_iobinding(binding)
+        run_bound(self.session, binding, LIVE_ENCODER)
         return CrossAttention(dict(zip(self._outputs, binding.get_outputs(), strict=True)), len(features))
 
     def _bind_plan(self, binding: ort.IOBinding, plan: WindowPlan) -> None:
