@@ -1,7 +1,7 @@
 """int8 for CPUs: the products with constant weights, and the embedding.
 
 Encoders: weights with one scale per output channel, activations with one per tensor, taken at run time.
-Decoder: both with one scale per block of `BLOCK` numbers. Attention products stay float32: their operands are
+Decoder: both with one scale per block of 128 or 256 numbers. Attention products stay float32: their operands are
 both activations. So do convolutions: they are few, and their inputs are what all else depends on.
 """
 
@@ -18,7 +18,9 @@ from export.graph_storage import save_graph
 
 # Protocol buffers end at 2 GiB; larger graphs keep their weights in a file beside.
 EXTERNAL_DATA_FROM = 1_900_000_000
-BLOCK = 128  # weights that share a scale in a block-wise product; a multiple of the kernels' width
+# Weights that share a scale in a block-wise product, the quickest first. The last one serves lengths that none
+# of them divides, for filling up a block costs more than a smaller one.
+BLOCKS = (256, 128)
 
 
 def quantize(source: Path, target: Path, *, few_rows: bool) -> None:
@@ -104,7 +106,7 @@ def _quantize_in_blocks(model: onnx.ModelProto) -> None:
             K=inner,
             N=outer,
             bits=8,
-            block_size=BLOCK,
+            block_size=quantized.shape[2],
             accuracy_level=4,
         )
         graph.node.insert(place, product)
@@ -117,13 +119,14 @@ def _in_blocks(rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np
         rows: (outer, inner).
 
     Returns:
-        Numbers (outer, blocks, BLOCK), the last block filled up with zeros, and scales (outer, blocks).
+        Numbers (outer, blocks, block), the last block filled up with zeros, and scales (outer, blocks).
     """
     outer, inner = rows.shape
-    blocks = -(-inner // BLOCK)
-    padded = np.zeros((outer, blocks * BLOCK), np.float32)
+    block = next((size for size in BLOCKS if inner % size == 0), BLOCKS[-1])
+    blocks = -(-inner // block)
+    padded = np.zeros((outer, blocks * block), np.float32)
     padded[:, :inner] = rows
-    parts = padded.reshape(outer, blocks, BLOCK)
+    parts = padded.reshape(outer, blocks, block)
     scales = np.maximum(np.abs(parts).max(axis=2) / 127, np.finfo(np.float32).tiny)
     return (np.rint(parts / scales[:, :, None]) + 128).astype(np.uint8), scales.astype(np.float32)
 
