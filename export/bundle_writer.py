@@ -23,7 +23,7 @@ from tqdm import tqdm
 from export.checkpoints import Source, load_clip, load_whisper, save_clip_settings, save_whisper_settings
 from export.exchange import exchange
 from export.graph_files import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
-from export.live_export import measure_live_encoder, write_live_encoder
+from export.live_export import add_live_encoder
 from export.parity import Difference, check_clip, check_whisper
 from export.static_step import write_static_decoder
 from runtime.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle, graph_path, sha256_of, static_decoder_path
@@ -79,7 +79,17 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One checkpoint's way into the bundle."""
+    """One checkpoint's way into the bundle.
+
+    Attributes:
+        folder: Of its settings.
+        source: Where it comes from.
+        load: Reads it, in float32.
+        save_settings: Writes what the runtime reads beside the graphs.
+        graphs: Made of it.
+        check: Compares them with PyTorch.
+        complete: Adds what needs the graphs, and says what `bundle.json` is to tell of it.
+    """
 
     folder: str
     source: Source
@@ -87,6 +97,7 @@ class _Part:
     save_settings: Callable[[Source, Any, Path], None]
     graphs: Mapping[str, GraphKind]
     check: Callable[[Path, str, Any, SessionFactory], list[Difference]]
+    complete: Callable[[Any, Path, list[str], list[str], SessionFactory], dict[str, Any]] | None = None
 
 
 def write_bundle(request: ExportRequest) -> tuple[Bundle, bool]:
@@ -128,7 +139,15 @@ def write_bundle(request: ExportRequest) -> tuple[Bundle, bool]:
 
 def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> None:
     parts = (
-        _Part("whisper", request.whisper, load_whisper, save_whisper_settings, WHISPER_GRAPHS, check_whisper),
+        _Part(
+            "whisper",
+            request.whisper,
+            load_whisper,
+            save_whisper_settings,
+            WHISPER_GRAPHS,
+            check_whisper,
+            add_live_encoder,
+        ),
         _Part("clip", request.clip, load_clip, save_clip_settings, CLIP_GRAPHS, check_clip),
     )
     sessions = SessionFactory(select_provider("cpu"), SessionSettings())
@@ -136,7 +155,7 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
     made = [p for p in PRECISIONS if p in wanted or (p == "fp32" and "int8" in wanted)]
     parity: dict[str, list[dict[str, Any]]] = {precision: [] for precision in wanted}
     sources: dict[str, Any] = {}
-    live: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     with tqdm(
         total=len(parts) * (1 + len(made)), desc="export", unit="step", disable=None, file=sys.stderr
     ) as bar:
@@ -153,10 +172,9 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
                     found = part.check(folder, precision, model, sessions)
                     parity[precision] += [difference.to_dict() for difference in found]
                 bar.update()
-            if part.folder == "whisper":
-                bar.set_postfix_str("live encoder")
-                if write_live_encoder(model, folder, made, wanted):
-                    live = {each: measure_live_encoder(model, folder, each, sessions) for each in wanted}
+            if part.complete:
+                bar.set_postfix_str(f"complete {part.folder}")
+                more |= part.complete(model, folder, made, wanted, sessions)
             if "fp32" not in wanted:
                 remove_graphs(part.graphs, "fp32", folder)
             del model
@@ -165,7 +183,7 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
         for precision in set(wanted) - {"int8"}:
             decoder = folder / graph_path("decoder_model", precision)
             write_static_decoder(decoder, folder / static_decoder_path(precision))
-    _write_manifest(folder, request.output.name, identity, sources, {"parity": parity, "live_window": live})
+    _write_manifest(folder, request.output.name, identity, sources, {"parity": parity, **more})
 
 
 def _describe_source(source: Source, model: Any, fingerprint: str) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from onnx import TensorProto
 # Weights of larger graphs go to a file beside, which onnxruntime maps into memory: while it repacks them, the
 # process holds one copy less than with weights inside the graph.
 EXTERNAL_FROM_BYTES: Final = 32 << 20
-INSIDE_BELOW_BYTES: Final = (
-    4096  # small tensors stay in the graph, where shape inference and folding read them
-)
+# Small tensors stay in the graph, where shape inference and constant folding read them.
+INSIDE_BELOW_BYTES: Final = 4096
 
 
 def save_graph(model: onnx.ModelProto, target: Path) -> None:

@@ -5,7 +5,8 @@ do the keys and values differ that the decoder gets of the speech, and how far w
 same precision?
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,12 +23,10 @@ from export.onnx_configs import LiveEncoderConfig
 from export.padding_statistics import examples, padding_statistics
 from export.whisper_graphs import EncoderGraph
 from runtime.bundle import LIVE_ENCODER, PADDING_FILE, graph_path
-from runtime.cross_attention import CrossAttention
 from runtime.features import LogMelExtractor
 from runtime.live_encoder import LiveEncoder
 from runtime.live_window import LiveWindow, PaddingStatistics
 from runtime.providers import SessionFactory
-from runtime.whisper import WhisperModel
 
 GRAPHS: Final = MappingProxyType({LIVE_ENCODER: GraphKind(LiveEncoderGraph, LiveEncoderConfig)})
 # Relative error of keys and values at the speech. What int8 does to the encoder of whisper tiny.en is 0.08 to
@@ -39,23 +38,45 @@ PROBES: Final = 3
 PROBE_SEED: Final = 1
 
 
-def write_live_encoder(
-    model: WhisperForConditionalGeneration, folder: Path, made: Sequence[str], wanted: Sequence[str]
-) -> bool:
-    """Write the live encoder of a checkpoint in every precision.
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A made-up utterance, and what PyTorch's full window makes of it.
+
+    Attributes:
+        features: Log-mel, (1, mels, frames).
+        end: First position of the padding.
+        true: Keys and values of every decoder layer, as the encoder graph lays them out.
+    """
+
+    features: NDArray[np.float32]
+    end: int
+    true: list[NDArray[np.float32]]
+
+
+def add_live_encoder(
+    model: WhisperForConditionalGeneration,
+    folder: Path,
+    made: Sequence[str],
+    wanted: Sequence[str],
+    sessions: SessionFactory,
+) -> dict[str, Any]:
+    """Write the live encoder of a checkpoint in every precision, and measure it.
 
     Args:
         model: The checkpoint in float32.
         folder: The bundle that is being built, whose encoder and settings are there.
         made: Precisions that are made, the ones that others are made of first.
         wanted: Precisions that stay.
+        sessions: How to open the graphs.
 
     Returns:
-        Whether there is one: short windows gain nothing from it.
+        For `bundle.json`: `live_window`, by precision the largest relative errors at speech and padding, that
+        of the full window, the limit, and whether it was kept. Empty for a short window, which gains nothing.
     """
-    statistics = padding_statistics(model, LogMelExtractor.from_folder(folder / "whisper"))
+    extractor = LogMelExtractor.from_folder(folder / "whisper")
+    statistics = padding_statistics(model, extractor)
     if statistics is None:
-        return False
+        return {"live_window": {}}
     statistics.save(folder / PADDING_FILE)
     for precision in made:
         write_graphs(model, GRAPHS, precision, folder)
@@ -63,42 +84,40 @@ def write_live_encoder(
             share_weights(folder, LIVE_ENCODER, "encoder_model", precision)
     if "fp32" not in wanted:
         remove_graphs(GRAPHS, "fp32", folder)
-    return True
-
-
-def measure_live_encoder(
-    model: WhisperForConditionalGeneration, folder: Path, precision: str, sessions: SessionFactory
-) -> dict[str, Any]:
-    """Compare the live encoder, and the full window beside it, with PyTorch on unseen utterances.
-
-    Args:
-        model: The checkpoint in float32.
-        folder: The bundle that is being built.
-        precision: Of both graphs.
-        sessions: How to open them.
-
-    Returns:
-        For `bundle.json`: largest relative errors at speech and padding, that of the full window, the limit,
-        and whether it was kept.
-    """
-    reference = EncoderGraph(model, AttentionForm.FUSED).eval()
-    encoder, decoder = (folder / graph_path(name, precision) for name in ("encoder_model", "decoder_model"))
-    full = WhisperModel(folder / "whisper", encoder, decoder, sessions)
     window = LiveWindow(PaddingStatistics.load(folder / PADDING_FILE))
+    probes = list(_probes(model, extractor))
+    measured = {each: _measure(probes, window, folder, each, sessions) for each in wanted}
+    return {"live_window": measured}
+
+
+def _probes(model: WhisperForConditionalGeneration, extractor: LogMelExtractor) -> Iterator[_Probe]:
+    reference = EncoderGraph(model, AttentionForm.FUSED).eval()
+    for features, end in examples(extractor, PROBES, PROBE_SEED):
+        with torch.inference_mode():
+            yield _Probe(features.numpy(), end, [each.numpy() for each in reference(features)])
+
+
+def _measure(
+    probes: Sequence[_Probe], window: LiveWindow, folder: Path, precision: str, sessions: SessionFactory
+) -> dict[str, Any]:
+    """Compare the live encoder, and the full window beside it, with PyTorch on unseen utterances."""
+    full = sessions.open(folder / graph_path("encoder_model", precision))
     live = LiveEncoder(sessions.open(folder / graph_path(LIVE_ENCODER, precision)), window, sessions)
+    half = full.get_inputs()[0].type == "tensor(float16)"
     errors = []
-    for features, end in examples(full.features, PROBES, PROBE_SEED):
-        positions = window.live_positions(end)
+    for probe in probes:
+        positions = window.live_positions(probe.end)
         assert positions is not None  # the examples are short
         plan = window.plan(positions)
-        with torch.inference_mode():
-            true = [each.numpy() for each in reference(features)]
-        own = _arrays(full.encode(features.numpy()))
+        own = full.run(None, {"input_features": probe.features.astype(np.float16 if half else np.float32)})
         order = np.argsort(np.concatenate([np.arange(plan.live), plan.supports[1:], plan.cached]))
-        got = _arrays(live.encode(features.numpy(), positions))
-        got = [np.take(each, order, axis=_positions_axis(i)) for i, each in enumerate(got)]
-        speech, padding = slice(0, end), slice(end, None)
-        errors.append((_error(got, true, speech), _error(got, true, padding), _error(own, true, speech)))
+        cross = live.encode(probe.features, positions)
+        got = [
+            np.take(each.numpy(), order, _positions_axis(i)) for i, each in enumerate(cross.values.values())
+        ]
+        speech, padding = slice(0, probe.end), slice(probe.end, None)
+        cases = ((got, speech), (got, padding), (own, speech))
+        errors.append([_error(ours, probe.true, where) for ours, where in cases])
     speech_error, padding_error, own_error = np.max(errors, axis=0).tolist()
     limit = max(SPEECH_LIMIT, SHARE_OF_OWN * own_error)
     return {
@@ -110,20 +129,16 @@ def measure_live_encoder(
     }
 
 
-def _arrays(cross: CrossAttention) -> list[NDArray[np.float32]]:
-    return [value.numpy().astype(np.float32) for value in cross.values.values()]
-
-
 def _positions_axis(output: int) -> int:
     """Return the axis of positions in the encoder's outputs: keys and values take turns."""
     return 3 if output % 2 == 0 else 2
 
 
-def _error(got: list[NDArray[np.float32]], true: list[NDArray[np.float32]], where: slice) -> float:
+def _error(got: Sequence[NDArray[Any]], true: Sequence[NDArray[np.float32]], where: slice) -> float:
     """Return ||got - true|| / ||true|| of all keys and values at some positions."""
     wrong = whole = 0.0
     for i, (ours, theirs) in enumerate(zip(got, true, strict=True)):
         cut = (..., where) if _positions_axis(i) == 3 else (..., where, slice(None))
-        wrong += float(np.square(ours[cut] - theirs[cut]).sum())
+        wrong += float(np.square(ours[cut].astype(np.float32) - theirs[cut]).sum())
         whole += float(np.square(theirs[cut]).sum())
     return float(np.sqrt(wrong / whole))

@@ -1,8 +1,8 @@
 """int8 for CPUs: the products with constant weights, and the embedding.
 
 Encoders: weights with one scale per output channel, activations with one per tensor, taken at run time.
-Decoder: both with one scale per block of 128 or 256 numbers. Attention products stay float32: their operands are
-both activations. So do convolutions: they are few, and their inputs are what all else depends on.
+Decoder: both with one scale per block of 128 or 256 numbers. Attention products stay float32: their operands
+are both activations. So do convolutions: they are few, and their inputs are what all else depends on.
 """
 
 import logging
@@ -18,8 +18,8 @@ from export.graph_storage import save_graph
 
 # Protocol buffers end at 2 GiB; larger graphs keep their weights in a file beside.
 EXTERNAL_DATA_FROM = 1_900_000_000
-# Weights that share a scale in a block-wise product, the quickest first. The last one serves lengths that none
-# of them divides, for filling up a block costs more than a smaller one.
+# Weights that share a scale in a block-wise product, the quickest first. The last one serves lengths that
+# none of them divides, for filling up a block costs more than a smaller one.
 BLOCKS = (256, 128)
 
 
