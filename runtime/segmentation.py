@@ -37,7 +37,7 @@ class Segment:
     Attributes:
         start: Its first sample, counted from the start of the recording.
         waveform: Its samples, float32, (samples,).
-        pause: How many of them, at its end, belong to a pause that ended it; what fades into the pause does not.
+        pause: How many of them, at its end, belong to a pause that ended it; what fades into it does not.
     """
 
     start: int

@@ -55,7 +55,7 @@ def duration(*arguments):
 
 
 def came_before_us(kind, errors):
-    """Whether Python itself answered an interrupt, with a traceback: while it started, before our first line."""
+    """Whether Python itself answered an interrupt, with a traceback, before our first line."""
     ours = (str(ROOT / package) for package in ("export", "runtime", "bench"))
     return kind == signal.SIGINT and "Traceback" in errors and not any(path in errors for path in ours)
 
