@@ -92,8 +92,10 @@ class Recognizer:
         Raises:
             AudioError: The audio cannot be used.
         """
+        before: Waveform | None = None
         for segment in self._splitter().split(stream_audio(audio, sr, self.sampling_rate)):
-            yield self._recognise(segment)
+            yield self._recognise(segment, before)
+            before = segment.waveform
 
     def beginning(self, audio: AudioSource, sr: int = SAMPLING_RATE) -> tuple[RecognisedSegment, float]:
         """Recognise what fits the window and nothing else; return it and the seconds of the whole."""
@@ -106,7 +108,7 @@ class Recognizer:
             samples += block.size
         return self._recognise(Segment(0, np.concatenate(kept))), samples / self.sampling_rate
 
-    def _recognise(self, segment: Segment) -> RecognisedSegment:
+    def _recognise(self, segment: Segment, before: Waveform | None = None) -> RecognisedSegment:
         rate = self.sampling_rate
         times = segment.start / rate, (segment.end - segment.pause) / rate
         waveform = segment.waveform[: segment.waveform.size - max(0, segment.pause - int(TAIL_S * rate))]
@@ -121,7 +123,7 @@ class Recognizer:
         reason = None
         if self.gate is not None and hypotheses:
             best = hypotheses[0]
-            reason = self.gate.judge(waveform, self.sampling_rate, best.text, best.score, no_speech_prob)
+            reason = self.gate.judge(waveform, rate, best.text, best.score, no_speech_prob, before)
         return RecognisedSegment(*times, [] if reason else hypotheses, no_speech_prob, reason)
 
     def _lists(self, cross: CrossAttention, first: FirstPosition | None) -> list[list[Hypothesis]]:

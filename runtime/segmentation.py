@@ -21,7 +21,7 @@ SMOOTHING_S: Final = (
     0.1  # loudness is averaged over so many seconds: shorter gaps lie within words (plosives)
 )
 SHORTEST_REST_S: Final = 0.5  # no cut leaves a shorter last segment: too little to recognise anything from
-EQUALLY_QUIET_DB: Final = 3.0  # among points so close to the quietest, the latest wins: fewer segments
+EQUALLY_QUIET_DB: Final = 3.0  # points whose levels differ by no more are equally quiet
 # A pause lies in the lowest 20 % (in dB) between the quietest and the loudest 0.1 s in view. Where less than
 # 12 dB separate them there is no pause to be told from sound; 60 dB below the loudest, all is pause.
 PAUSE_SHARE: Final = 0.2
@@ -37,7 +37,7 @@ class Segment:
     Attributes:
         start: Its first sample, counted from the start of the recording.
         waveform: Its samples, float32, (samples,).
-        pause: How many of them, at its end, belong to a pause that ended it.
+        pause: How many of them, at its end, belong to a pause that ended it; what fades into it does not.
     """
 
     start: int
@@ -106,6 +106,10 @@ class Splitter:
         search = self.window_s / 2 if self.search_s is None else self.search_s
         return min(int(search * self.sampling_rate), self._window - 1)
 
+    @property
+    def _hop(self) -> int:
+        return max(1, int(FRAME_S * self.sampling_rate))
+
     def split(self, blocks: Iterator[Waveform]) -> Iterator[Segment]:
         """Split a stream.
 
@@ -134,7 +138,7 @@ class Splitter:
                 yield Segment(0, held)
                 return
             cut, pause = self._cut(held[:view], in_pause=pause > 0)
-            yield Segment(start, held[:cut], pause)
+            yield Segment(start, held[:cut], self._settled(held[:cut], pause))
             start, held = start + cut, held[cut:]
 
     def _cut(self, held: Waveform, *, in_pause: bool) -> tuple[int, int]:
@@ -144,7 +148,7 @@ class Splitter:
             held: What lies ahead, or all that is left.
             in_pause: Whether it begins with what is left of a pause.
         """
-        hop = max(1, int(FRAME_S * self.sampling_rate))
+        hop = self._hop
         shortest = int(SHORTEST_REST_S * self.sampling_rate)
         for begin, end in _quiet_runs(held, hop):
             onset = end if end < held.size - hop else held.size
@@ -153,10 +157,28 @@ class Splitter:
                     return min(onset, self._window), 0
             elif end - begin >= self.pause_s * self.sampling_rate and begin <= self._window:
                 cut = min(onset, self._window)
-                if cut == held.size or held.size - cut >= shortest:
-                    return cut, cut - begin
-                break
+                if 0 < held.size - cut < shortest:  # a last sliver: it stays here, or takes some of the pause
+                    if held.size <= self._window:
+                        break
+                    cut = max(begin, held.size - shortest)
+                return cut, cut - begin
         return (held.size, 0) if held.size <= self._window else (self._quietest_cut(held), 0)
+
+    def _settled(self, segment: Waveform, pause: int) -> int:
+        """Return how many samples of the pause at a segment's end have come down to the level of that pause.
+
+        Against loud sound, its fading end is quiet too, as is the room that it was recorded in.
+        """
+        if pause == 0:
+            return 0
+        hop = self._hop
+        level = _decibels(_smooth_power(segment, hop))
+        first = (segment.size - pause) // hop
+        quiet = np.maximum(level[first:], level.max() - MOST_CONTRAST_DB)
+        if quiet.size == 0:
+            return pause
+        settled = int((quiet <= np.median(quiet) + EQUALLY_QUIET_DB).argmax())
+        return min(pause, segment.size - (first + settled) * hop)
 
     def _quietest_cut(self, held: Waveform) -> int:
         last = self._window
@@ -181,13 +203,16 @@ def _smooth_power(stretch: Waveform, hop: int) -> npt.NDArray[np.float64]:
     return smooth
 
 
+def _decibels(power: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return 10.0 * np.log10(np.maximum(power, 1e-20))
+
+
 def _quiet_runs(stretch: Waveform, hop: int) -> list[tuple[int, int]]:
     """Return (first sample, one past the last) of every pause, in steps of `hop`; none without contrast."""
     frames = stretch.size // hop
     if frames == 0:
         return []
-    smooth = _smooth_power(stretch, hop)
-    level = 10.0 * np.log10(np.maximum(smooth, 1e-20))
+    level = _decibels(_smooth_power(stretch, hop))
     loudest = level.max()
     quietest = max(level.min(), loudest - MOST_CONTRAST_DB)
     if loudest - quietest < LEAST_CONTRAST_DB:

@@ -30,6 +30,7 @@ MOST_MOVEMENT: Final = 0.12
 # A text that zlib shrinks more repeats itself without end. Its mean log-probability, which loops please,
 # says nothing then (openai/whisper, `compression_ratio_threshold`).
 MOST_COMPRESSION: Final = 2.4
+STILL: Final = 0.625  # times the movement of a voice: a pitch that moves less than this stands still
 LEAST_VOICED_FRAMES: Final = 20  # fewer pairs of voiced frames say nothing about the pitch
 
 
@@ -40,10 +41,12 @@ class SpeechGate:
     | pitch | text is dropped where |
     |---|---|
     | moves | the model hears no speech *and* the text is improbable (Whisper's own rule) |
-    | too little is voiced | the model hears no speech *or* the text is improbable |
+    | lies in between | the text is less probable than between "improbable" and "doubts", in proportion |
     | stands still | the model hears no speech *or* it doubts the text |
+    | too little is voiced | the model hears no speech *or* the text is improbable |
 
-    A text that repeats itself without end counts as improbable. A confident model is believed even where the
+    Where too little is voiced and the pitch stood still before, it is taken to stand still: music goes on. A
+    text that repeats itself without end counts as improbable. A confident model is believed even where the
     pitch stands still: some people speak with an electrolarynx.
 
     Attributes:
@@ -52,14 +55,15 @@ class SpeechGate:
         no_speech_prob: Probability of no speech above which the model hears no speech; Whisper's own value.
         log_prob: Mean log-probability per token below which a text is improbable; Whisper's own value.
         doubt: Mean log-probability per token below which the model doubts its text.
-        pitch_movement: Share of voiced 30 ms in which the pitch moves, below which it stands still.
+        pitch_movement: Share of voiced 30 ms in which the pitch moves, from which a voice is heard; below
+            five eighths of it the pitch stands still.
     """
 
     silence_dbfs: float = -70.0
     no_speech_prob: float = 0.6
     log_prob: float = -1.0
     doubt: float = -0.2
-    pitch_movement: float = 0.25
+    pitch_movement: float = 0.4
 
     def __post_init__(self) -> None:
         """Verify the thresholds.
@@ -83,7 +87,13 @@ class SpeechGate:
         return NoSpeech(f"silence: its loudest 0.1 s are at {_db(level)}, below {self.silence_dbfs:g}", level)
 
     def judge(
-        self, waveform: Waveform, sampling_rate: int, text: str, log_prob: float, no_speech_prob: float | None
+        self,
+        waveform: Waveform,
+        sampling_rate: int,
+        text: str,
+        log_prob: float,
+        no_speech_prob: float | None,
+        before: Waveform | None = None,
     ) -> "NoSpeech | None":
         """Judge what was recognised.
 
@@ -93,6 +103,7 @@ class SpeechGate:
             text: Its best hypothesis.
             log_prob: Mean log-probability per token of that.
             no_speech_prob: The model's probability of no speech; None where the checkpoint has none.
+            before: The segment before it, (samples,), if there is one.
 
         Returns:
             Why there is no speech, or None.
@@ -101,7 +112,7 @@ class SpeechGate:
         trust = -math.inf if repeats_itself(text) else log_prob
         if text and trust >= max(self.doubt, self.log_prob) and not hears_none:
             return None
-        movement = pitch_movement(waveform, sampling_rate)
+        movement = self._movement(waveform, sampling_rate, before)
         if text and not self._drops(hears_none, trust, movement):
             return None
         reasons = ["text repeats itself"] if repeats_itself(text) else []
@@ -114,13 +125,26 @@ class SpeechGate:
         level = loudest_dbfs(waveform, sampling_rate)
         return NoSpeech(reason, level, no_speech_prob, log_prob, movement, text)
 
+    def _movement(self, waveform: Waveform, sampling_rate: int, before: Waveform | None) -> float | None:
+        """Return the movement of the pitch; with that of the segment before if alone it tells nothing."""
+        movement = pitch_movement(waveform, sampling_rate)
+        if movement is not None or before is None:
+            return movement
+        together = pitch_movement(np.concatenate([before, waveform]), sampling_rate)
+        # A voice that was heard before does not speak for what comes after it.
+        return together if together is not None and together < STILL * self.pitch_movement else None
+
     def _drops(self, hears_none: bool, log_prob: float, movement: float | None) -> bool:
         """Return whether a text is dropped; the table above."""
         if movement is None:
             return hears_none or log_prob < self.log_prob
-        if movement < self.pitch_movement:
+        if movement >= self.pitch_movement:
+            return hears_none and log_prob < self.log_prob
+        still = STILL * self.pitch_movement
+        if movement < still:
             return hears_none or log_prob < self.doubt
-        return hears_none and log_prob < self.log_prob
+        share = (self.pitch_movement - movement) / (self.pitch_movement - still)
+        return log_prob < self.log_prob + share * (self.doubt - self.log_prob)
 
 
 DEFAULT_GATE: Final = SpeechGate()

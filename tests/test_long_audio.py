@@ -150,9 +150,9 @@ def test_command_line(pocket_bundle, recording, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(8))
 def test_twelve_minutes(pocket_bundle, seed):
-    """WER within 1 point of the clips one by one, times within 0.6 s at the joins (docs/robustness.md)."""
+    """WER within 1 point of the clips one by one, times within 0.5 s at the joins (docs/robustness.md)."""
     asr = pipeline(pocket_bundle)
     waveform, clips = joined_clips(12, seed)
     references = [clip.reference for clip in clips]
@@ -170,8 +170,7 @@ def test_twelve_minutes(pocket_bundle, seed):
     )
     assert abs(joined.errors.sum() - alone.errors.sum()) <= 0.01 * words
     assert max(starts) <= 0.5
-    assert np.quantile(ends, 0.99) <= 0.5
-    assert max(ends) <= 0.6
+    assert max(ends) <= 0.5
 
 
 # The high-water mark of the process itself; getrusage would hand down that of the test run.

@@ -100,6 +100,23 @@ def test_segments_start_and_end_with_their_sound(pause_s, floor):
         assert own.end - own.pause == pytest.approx(end, abs=0.02 * RATE)
 
 
+def test_a_fading_end_belongs_to_the_sound():
+    """Quieter than a fifth of the way from the pause to the loudest, and yet no pause."""
+    parts = [noise(2.0), noise(0.6, 8e-4), noise(1.5, 3e-4), noise(3.0), noise(1.5, 3e-4), noise(2.0)]
+    segments = split_at_quietest(np.concatenate(parts), RATE, 6.0, pause_s=1.0)
+    ends = [(s.end - s.pause) / RATE for s in segments]
+    assert ends == pytest.approx([2.6, 7.1, 10.6], abs=0.05)
+
+
+@pytest.mark.parametrize("rest_s", [0.1, 0.3, 0.49, 0.7, 1.5])
+def test_a_pause_at_the_end_that_the_window_cuts_is_told_from_the_sound(rest_s):
+    """The last segment has to leave half a second to its successor, which may hold nothing but the pause."""
+    waveform = np.concatenate([noise(4.5), noise(1.5 + rest_s, 1e-3)])
+    first, last = split_at_quietest(waveform, RATE, 6.0, pause_s=1.0)
+    assert (first.end - first.pause) / RATE == pytest.approx(4.5, abs=0.02)
+    assert last.waveform.size >= 0.5 * RATE
+
+
 def test_the_size_of_the_blocks_changes_nothing():
     waveform, _ = joined(np.random.default_rng(6).uniform(0.6, 4.0, 12), 1.2, 1e-3)
     expected = split_at_quietest(waveform, RATE, 6.0, pause_s=1.0, block=waveform.size)

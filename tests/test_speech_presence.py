@@ -55,6 +55,13 @@ def test_the_pitch_of_notes_stands_still(kind):
     assert np.median([m for m in movements if m is not None]) < 0.15
 
 
+def tone(seconds, gliding_s=0.0):
+    """A steady tone whose beginning glides."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    glide = np.minimum(time, gliding_s)
+    return (0.1 * np.sin(2 * np.pi * (100 * time + 15 * glide**2))).astype(np.float32)
+
+
 # (pitch, no_speech_prob, log_prob) -> dropped; "moving" is speech itself, "still" a tone, "none" white noise.
 @pytest.mark.parametrize(
     ("pitch", "no_speech_prob", "log_prob", "dropped"),
@@ -71,13 +78,18 @@ def test_the_pitch_of_notes_stands_still(kind):
         ("still", 0.1, -0.3, True),
         ("still", 0.1, -0.1, False),
         ("still", None, -0.1, False),
+        ("between", 0.1, -0.7, True),
+        ("between", 0.1, -0.5, False),
+        ("between", 0.9, -0.5, False),
+        ("between", None, -0.7, True),
     ],
 )
 def test_both_witnesses_count(pitch, no_speech_prob, log_prob, dropped):
     waveform = {
         "moving": load_audio(FIRST),
         "none": np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32),
-        "still": np.sin(2 * np.pi * 220 * np.arange(RATE) / RATE).astype(np.float32),
+        "still": tone(1.0),
+        "between": tone(3.0, gliding_s=0.98),
     }[pitch]
     verdict = SpeechGate().judge(waveform, RATE, "a bear", log_prob, no_speech_prob)
     assert (verdict is not None) == dropped
@@ -85,6 +97,19 @@ def test_both_witnesses_count(pitch, no_speech_prob, log_prob, dropped):
         assert verdict.dropped_text == "a bear"
         assert f"{log_prob:.2f}" in verdict.reason
         json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+def test_what_is_hardly_voiced_is_judged_by_the_music_before_it():
+    noise = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
+    speech = load_audio(FIRST)
+    doubtful = (RATE, "a bear", -0.3, 0.1)
+    assert SpeechGate().judge(noise, *doubtful) is None
+    assert SpeechGate().judge(noise, *doubtful, before=speech) is None
+    assert SpeechGate().judge(noise, *doubtful, before=noise) is None
+    assert "pitch moves in 0%" in SpeechGate().judge(noise, *doubtful, before=tone(3.0)).reason
+    assert SpeechGate().judge(speech, *doubtful, before=tone(3.0)) is None
+    # A voice before makes the noise no voice.
+    assert SpeechGate().judge(noise, RATE, "a bear", -1.5, 0.1, before=speech) is not None
 
 
 def test_a_text_that_repeats_itself_is_improbable():
