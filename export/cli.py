@@ -96,10 +96,10 @@ def run(args: argparse.Namespace) -> int:
 def _summary(bundle: Bundle) -> str:
     size = sum(entry["bytes"] for entry in bundle.manifest["files"].values())
     lines = [f"{bundle.folder}: {len(bundle.manifest['files'])} files, {size / 1e6:.1f} MB"]
-    lines.append(f"{'against PyTorch':<45}{'relative error':>16}{'largest':>12}{'tolerance':>12}")
+    lines.append(f"{'against PyTorch':<45}{'relative error':>16}{'at most':>12}{'largest error':>16}")
     lines += [
         f"{precision:<5} {item['output']:<39}{item['relative']:>16.2e}"
-        f"{item['largest']:>12.2e}{item['tolerance']:>12.0e}"
+        f"{item['tolerance']:>12.0e}{item['largest']:>16.2e}"
         for precision, differences in bundle.manifest["parity"].items()
         for item in differences
     ]

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime import doctor
 from runtime.console import EXIT_DONE, run_guarded
-from runtime.errors import ImageError, ImageNotFoundError, SettingsError
+from runtime.errors import ImageError, ImageNotFoundError, OutputError, SettingsError
 from runtime.image_cache import save_image_cache
 from runtime.pipeline import MultimodalASR
 from runtime.pipeline_options import add_pipeline_arguments, add_session_arguments, make_pipeline
@@ -96,13 +98,24 @@ def _as_text(audio: str, result: Transcription, several: bool) -> str:
 
 def _embed_images(args: argparse.Namespace) -> int:
     paths = _pictures([Path(image) for image in args.images])
+    if not args.output.parent.is_dir():  # noticed before the work, not after it
+        raise OutputError(
+            f"{args.output.parent} is no folder; expected one that --output can be written into"
+        )
     asr = MultimodalASR(args.bundle, precision=args.precision, providers=args.provider, threads=args.threads)
-    embeddings = {
-        path.name: asr.encode_images([path])[0]
-        for path in tqdm(paths, desc="embed-images", unit="picture", disable=None)
-    }
-    save_image_cache(args.output, embeddings)
-    print(f"{args.output}: {len(embeddings)} pictures, {asr.image_encoder.dimension} numbers each")
+    embeddings: dict[str, NDArray[np.float32]] = {}
+    unusable: list[ImageError] = []
+    for path in tqdm(paths, desc="embed-images", unit="picture", disable=None):
+        try:
+            embeddings[path.name] = asr.encode_images([path])[0]
+        except ImageError as error:
+            unusable.append(error)
+    if embeddings:
+        save_image_cache(args.output, embeddings)
+        print(f"{args.output}: {len(embeddings)} pictures, {asr.image_encoder.dimension} numbers each")
+    if unusable:
+        reasons = "; ".join(map(str, unusable))
+        raise ImageError(f"{len(unusable)} of {len(paths)} pictures are not in the cache: {reasons}")
     return EXIT_DONE
 
 

@@ -24,6 +24,7 @@ from runtime.tensorrt_profiles import MINIMUM_CACHE
 __all__ = ["Provider", "ProviderName", "SessionFactory", "SessionSettings", "select_provider"]
 logger = logging.getLogger(__name__)
 
+MOST_THREADS: Final = 1024  # the system kills a process with many more, instead of refusing them
 # onnxruntime: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal. Errors are raised as well as logged: once is
 # enough.
 _FATAL_SEVERITY: Final = 4
@@ -34,7 +35,8 @@ class SessionSettings:
     """How sessions are opened. Verified on creation.
 
     Attributes:
-        threads: Threads inside one operator; None leaves it to onnxruntime (one a physical core).
+        threads: Threads inside one operator, at most `MOST_THREADS`; None leaves it to onnxruntime (one a
+            physical core).
         spinning: Whether idle threads wait actively (quicker, but they take the processor from others).
         memory_arena: Keep freed memory for the next call.
         memory_pattern: Plan the memory of each input shape ahead. Every step of the decoder has a shape of
@@ -67,12 +69,14 @@ class SessionSettings:
         Raises:
             SettingsError: A value is out of its range.
         """
-        for name, lowest in (("threads", 1), ("gpu_memory_bytes", 1)):
+        for name, highest in (("threads", MOST_THREADS), ("gpu_memory_bytes", None)):
             value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or value < lowest
-            ):
-                raise SettingsError(f"{name} is {value!r}; expected a whole number from {lowest}")
+            if value is None:
+                continue
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or value < 1 or (highest is not None and value > highest):
+                limits = f"from 1 to {highest}" if highest else "from 1"
+                raise SettingsError(f"{name} is {value!r}; expected a whole number {limits}")
         if not 0.0 <= self.fallen_share_limit <= 1.0:
             raise SettingsError(f"fallen_share_limit is {self.fallen_share_limit!r}; expected 0.0 to 1.0")
 

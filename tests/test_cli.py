@@ -1,6 +1,7 @@
 """The command lines: answers, and one line with status 2 for everything that cannot be used."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import export.cli
 import runtime.cli
 from bench.manifest import read_manifest
 from runtime.bundle import Bundle
+from runtime.image_cache import load_image_cache
 from tests.conftest import POCKET
 
 MANIFEST = POCKET / "data" / "test" / "manifest.jsonl"
@@ -63,6 +65,26 @@ def test_cached_pictures_give_the_answer_of_the_file(
     cached = json.loads(capsys.readouterr().out)
     assert runtime.cli.main(transcribe(pocket_bundle, "--json", "--image", str(FIRST.image))) == 0
     assert cached == json.loads(capsys.readouterr().out)
+
+
+def test_one_bad_picture_does_not_cost_the_others(
+    pocket_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shutil.copy(FIRST.image, folder / "good.png")
+    (folder / "bad.png").write_text("no picture")
+    (folder / "worse.png").write_bytes(b"")
+    cache = tmp_path / "cache.npz"
+    arguments = ["embed-images", str(folder), "--bundle", str(pocket_bundle.folder), "--output", str(cache)]
+    fault(runtime.cli.main(arguments), capsys, "2 of 3", "bad.png", "worse.png")
+    assert list(load_image_cache(cache)) == ["good.png"]
+    (folder / "good.png").unlink()
+    cache.unlink()
+    fault(runtime.cli.main(arguments), capsys, "2 of 2")
+    assert not cache.exists()
+    arguments[-1] = str(tmp_path / "nowhere" / "cache.npz")
+    fault(runtime.cli.main(arguments), capsys, "nowhere", "--output")
 
 
 def test_an_unknown_key_warns_and_speech_decides(

@@ -57,6 +57,10 @@ def test_expansion_of_names():
     assert names == ["earsight-int8", "earsight-fp32", "optimum-fp32"]
     # A peer without int8 is still a peer of an int8 run.
     assert expand(["optimum"], ["int8"], SPEECH_PRECISIONS) == ["optimum-fp32"]
+    assert expand(["earsight", "optimum", "earsight"], ["fp32"], SPEECH_PRECISIONS) == [
+        "earsight-fp32",
+        "optimum-fp32",
+    ]
 
 
 @pytest.mark.parametrize(("names", "precisions"), [(["whisper.cpp"], ["fp32"]), (["optimum"], ["int3"])])

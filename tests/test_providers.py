@@ -223,7 +223,7 @@ def test_a_broken_graph_is_the_bundle_s_fault(tmp_path):
         SessionFactory(select_provider("cpu")).open(broken)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 1025, 100_000])
 def test_a_thread_count_out_of_range_is_refused(threads):
     with pytest.raises(SettingsError, match="threads"):
         SessionSettings(threads=threads)

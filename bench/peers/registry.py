@@ -26,7 +26,7 @@ REQUIREMENTS = {
 
 
 def expand(names: list[str], precisions: list[str], available: dict[str, tuple[str, ...]]) -> list[str]:
-    """Return system names with precision, such as "ctranslate2-int8", in the order given.
+    """Return system names with precision, such as "ctranslate2-int8", each once, in the order given.
 
     A system that has none of the asked precisions takes part in its own: a peer without int8 is still
     a peer of an int8 run.
@@ -45,7 +45,7 @@ def expand(names: list[str], precisions: list[str], available: dict[str, tuple[s
         offered = available[name]
         chosen = [precision for precision in precisions if precision in offered] or list(offered)
         systems += [f"{name}-{precision}" for precision in chosen]
-    return systems
+    return list(dict.fromkeys(systems))
 
 
 def split_name(system: str) -> tuple[str, str]:
