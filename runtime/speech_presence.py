@@ -30,6 +30,7 @@ MOST_MOVEMENT: Final = 0.12
 # A text that zlib shrinks more repeats itself without end. Its mean log-probability, which loops please,
 # says nothing then (openai/whisper, `compression_ratio_threshold`).
 MOST_COMPRESSION: Final = 2.4
+FRAMES_AT_ONCE: Final = 128  # of which the autocorrelation is taken together
 STILL: Final = 0.625  # times the movement of a voice: a pitch that moves less than this stands still
 LEAST_VOICED_FRAMES: Final = 20  # fewer pairs of voiced frames say nothing about the pitch
 
@@ -240,11 +241,21 @@ def _pitch_track(
     if waveform.size < length + (SPAN + LEAST_VOICED_FRAMES) * hop:
         return None
     frames = np.lib.stride_tricks.sliding_window_view(waveform, length)[::hop]
-    frames = frames - frames.mean(axis=1, keepdims=True)
+    # The spectra of 12 s at once would take 20 MB.
+    starts = range(0, len(frames), FRAMES_AT_ONCE)
+    parts = [_pitches(frames[start : start + FRAMES_AT_ONCE], sampling_rate) for start in starts]
+    octaves, heights, power = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return octaves, (heights > VOICED) & (power > AUDIBLE * power.max())
+
+
+def _pitches(frames: Waveform, sampling_rate: int) -> tuple[npt.NDArray[np.float64], ...]:
+    """Pitch period (octaves), its autocorrelation and the power of every frame, all (frames,)."""
+    length = frames.shape[1]
+    centred = frames - frames.mean(axis=1, keepdims=True)
     window = np.hanning(length)
     size = 1 << (2 * length - 1).bit_length()
     own = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2)
-    correlation = np.fft.irfft(np.abs(np.fft.rfft(frames * window, size)) ** 2)
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(centred * window, size)) ** 2)
     # One lag more on each side, for the parabola.
     first, last = int(sampling_rate / HIGHEST_PITCH) - 1, int(sampling_rate / LOWEST_PITCH) + 1
     lags = slice(first, last + 1)
@@ -256,9 +267,7 @@ def _pitch_track(
     shift = np.divide(
         0.5 * (before - after), curvature, out=np.zeros_like(top), where=np.abs(curvature) > 1e-12
     )
-    octaves = np.log2(first + peak + np.clip(shift, -0.5, 0.5))
-    power = np.square(frames).sum(axis=1)
-    return octaves, (top > VOICED) & (power > AUDIBLE * power.max())
+    return np.log2(first + peak + np.clip(shift, -0.5, 0.5)), top, np.square(centred).sum(axis=1)
 
 
 def _db(level: float) -> str:

@@ -180,15 +180,15 @@ def test_a_recording_with_one_word_in_a_minute_of_silence_is_not_silent(pocket_a
 
 
 @pytest.mark.slow
-def test_rates_over_200_recordings_and_504_clips(pocket_bundle):
-    """The figures of docs/robustness.md."""
+def test_rates_over_400_recordings_and_504_clips(pocket_bundle):
+    """The figures of docs/robustness.md; the rules were chosen on other seeds."""
     asr = MultimodalASR(pocket_bundle, precision="int8", providers="cpu", threads=1)
     invented = {
-        kind: sum(bool(asr.transcribe(sound(kind, seed)).transcription) for seed in range(1000, 1020))
+        kind: sum(bool(asr.transcribe(sound(kind, seed)).transcription) for seed in range(20000, 20040))
         for kind in KINDS
     }
     spoken = [path for split in ("dev", "test") for path in clips(split)]
     dropped = [path.stem for path in spoken if asr.transcribe(path).no_speech is not None]
     print(f"invented {invented}; dropped {dropped} of {len(spoken)}")
     assert dropped == []
-    assert sum(invented.values()) <= 2
+    assert sum(invented.values()) <= 4
