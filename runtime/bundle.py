@@ -119,9 +119,12 @@ class Bundle:
             BundleError: Its hash does not fit.
         """
         if precision not in self.precisions:
+            mend = f"export it with `--precision {precision}`"
+            if precision not in PRECISIONS:
+                mend = f"expected one of {', '.join(PRECISIONS)}"
             raise SettingsError(
                 f"precision {precision!r} is not in the bundle {self.folder}, which has "
-                f"{', '.join(self.precisions)}; export it with `--precision {precision}`"
+                f"{', '.join(self.precisions)}; {mend}"
             )
         path = self.verified(graph_path(graph, precision))
         data = f"{graph_path(graph, precision)}_data"

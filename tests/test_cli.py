@@ -125,7 +125,8 @@ def test_faults_of_what_is_given(
     fault(run(transcribe(pocket_bundle, "--num-beams", "0")), capsys, "num_beams")
     fault(run(transcribe(pocket_bundle, "--num-beams", "100000")), capsys, "num_beams", "vocabulary")
     fault(run(transcribe(pocket_bundle, "--language", "de")), capsys, "language")
-    fault(run(transcribe(pocket_bundle, "--precision", "fp16")), capsys, "fp16", "--precision")
+    fault(run(transcribe(pocket_bundle, "--precision", "fp16")), capsys, "fp16", "export it")
+    fault(run(transcribe(pocket_bundle, "--precision", "fp64")), capsys, "fp64", "expected one of")
     fault(
         run(["transcribe", str(FIRST.audio), "--bundle", str(tmp_path / "none")]),
         capsys,
