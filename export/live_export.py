@@ -84,9 +84,8 @@ def add_live_encoder(
             share_weights(folder, LIVE_ENCODER, "encoder_model", precision)
     if "fp32" not in wanted:
         remove_graphs(GRAPHS, "fp32", folder)
-    window = LiveWindow(PaddingStatistics.load(folder / PADDING_FILE))
     probes = list(_probes(model, extractor))
-    measured = {each: _measure(probes, window, folder, each, sessions) for each in wanted}
+    measured = {each: _measure(probes, folder, each, sessions) for each in wanted}
     return {"live_window": measured}
 
 
@@ -98,9 +97,10 @@ def _probes(model: WhisperForConditionalGeneration, extractor: LogMelExtractor) 
 
 
 def _measure(
-    probes: Sequence[_Probe], window: LiveWindow, folder: Path, precision: str, sessions: SessionFactory
+    probes: Sequence[_Probe], folder: Path, precision: str, sessions: SessionFactory
 ) -> dict[str, Any]:
     """Compare the live encoder, and the full window beside it, with PyTorch on unseen utterances."""
+    window = LiveWindow(PaddingStatistics.load(folder / PADDING_FILE), precision)
     full = sessions.open(folder / graph_path("encoder_model", precision))
     live = LiveEncoder(sessions.open(folder / graph_path(LIVE_ENCODER, precision)), window, sessions)
     half = full.get_inputs()[0].type == "tensor(float16)"

@@ -74,7 +74,8 @@ class LiveEncoder:
                 "gain from one; use window='full' or 'auto'"
             )
         graph, padding = bundle.live_encoder(precision)
-        return cls(sessions.open(graph), LiveWindow(PaddingStatistics.load(padding)), sessions)
+        window = LiveWindow(PaddingStatistics.load(padding), precision)
+        return cls(sessions.open(graph), window, sessions)
 
     def live_positions(self, samples: int, samples_a_window: int) -> int | None:
         """Return how many positions an utterance of so many samples needs; None for all of the window."""

@@ -52,7 +52,7 @@ def statistics(width=8):
 
 @pytest.mark.parametrize("live", [25, 75, 225, 700])
 def test_a_plan_accounts_for_every_position_once(live):
-    plan = LiveWindow(statistics()).plan(live)
+    plan = LiveWindow(statistics(), "fp32").plan(live)
     positions = np.concatenate([np.arange(live), plan.supports[1:], plan.cached])
     np.testing.assert_array_equal(np.sort(positions), np.arange(POSITIONS))
     assert plan.supports[0] == live - 1
@@ -62,7 +62,7 @@ def test_a_plan_accounts_for_every_position_once(live):
 
 def test_the_estimate_is_that_of_the_textbook():
     """Rasmussen & Williams 2006, (2.25): k(x*, X) (K + s I)^-1, written out position by position."""
-    plan = LiveWindow(statistics()).plan(225)
+    plan = LiveWindow(statistics(), "fp32").plan(225)
     covariance = statistics().covariance.astype(np.float64) + 10.0
     inner = covariance[np.ix_(plan.supports, plan.supports)] + 1e-3 * np.eye(len(plan.supports))
     for row in (0, 100, len(plan.cached) - 1):
@@ -71,14 +71,22 @@ def test_the_estimate_is_that_of_the_textbook():
 
 
 def test_smooth_deviations_are_recovered():
-    plan = LiveWindow(statistics()).plan(225)
+    plan = LiveWindow(statistics(), "fp32").plan(225)
     for deviation in (np.ones(POSITIONS), np.cos(np.arange(POSITIONS) / 150.0)):
         estimated = plan.interpolation @ deviation[plan.supports]
         assert np.abs(estimated - deviation[plan.cached]).max() < 0.01
 
 
+def test_int8_trusts_its_anchors_less():
+    """Each anchor is rounded by itself: what the estimate makes of that must be small, constants stay."""
+    exact, rounded = (LiveWindow(statistics(), precision).plan(225) for precision in ("fp32", "int8"))
+    amplified = [np.square(plan.interpolation).sum(axis=1).mean() for plan in (exact, rounded)]
+    assert amplified[1] < 0.6 * amplified[0]
+    np.testing.assert_allclose(rounded.interpolation.sum(axis=1), 1.0, atol=0.02)
+
+
 def test_live_positions_come_in_steps_and_end_where_nothing_is_gained():
-    window = LiveWindow(statistics())
+    window = LiveWindow(statistics(), "fp32")
     found = [window.live_positions(speech) for speech in range(1, POSITIONS, 7)]
     short = [live for live in found if live is not None]
     assert all(live % GRID == 0 for live in short)
@@ -100,7 +108,7 @@ def test_with_an_utterances_own_padding_it_is_the_full_window(miniature):
     asr = MultimodalASR(miniature / "bundle", precision="fp32", providers="cpu", language="en")
     waveform = babble(3 * RATE, RATE, np.random.default_rng(5))
     features = torch.from_numpy(asr.whisper.features([waveform]))
-    plan = LiveWindow(statistics()).plan(175)
+    plan = LiveWindow(statistics(), "fp32").plan(175)
     with torch.inference_mode():
         own = list(_encode(live_graph, features))
         inputs = [torch.from_numpy(array) for array in plan.inputs().values()]
@@ -231,7 +239,7 @@ def test_tensorrt_gets_standard_operators_and_a_range_for_every_dynamic_dimensio
     profile = build_profile(graph_name(graph), inputs, EngineLimits())
     assert set(profile.inputs) == {each.name for each in inputs if each.is_dynamic}
     (frames,) = {profile.inputs["input_features"][2].usual}
-    plan = LiveWindow(statistics()).plan(225)
+    plan = LiveWindow(statistics(), "fp32").plan(225)
     assert frames == 2 * plan.live + 2
     assert profile.inputs["cached"][0].smallest <= len(plan.cached) <= profile.inputs["cached"][0].largest
     assert profile.inputs["anchors"][0].smallest <= len(plan.anchors) <= profile.inputs["anchors"][0].largest
