@@ -85,7 +85,7 @@ def add_live_encoder(
     if "fp32" not in wanted:
         remove_graphs(GRAPHS, "fp32", folder)
     probes = list(_probes(model, extractor))
-    measured = {each: _measure(probes, folder, each, sessions) for each in wanted}
+    measured = {each: _measure(probes, statistics, folder, each, sessions) for each in wanted}
     return {"live_window": measured}
 
 
@@ -97,10 +97,14 @@ def _probes(model: WhisperForConditionalGeneration, extractor: LogMelExtractor) 
 
 
 def _measure(
-    probes: Sequence[_Probe], folder: Path, precision: str, sessions: SessionFactory
+    probes: Sequence[_Probe],
+    statistics: PaddingStatistics,
+    folder: Path,
+    precision: str,
+    sessions: SessionFactory,
 ) -> dict[str, Any]:
     """Compare the live encoder, and the full window beside it, with PyTorch on unseen utterances."""
-    window = LiveWindow(PaddingStatistics.load(folder / PADDING_FILE), precision)
+    window = LiveWindow(statistics, precision)
     full = sessions.open(folder / graph_path("encoder_model", precision))
     live = LiveEncoder(sessions.open(folder / graph_path(LIVE_ENCODER, precision)), window, sessions)
     half = full.get_inputs()[0].type == "tensor(float16)"

@@ -17,9 +17,7 @@ from runtime.errors import AudioError, SettingsError
 Waveform = npt.NDArray[np.float32]
 
 FRAME_S: Final = 0.01  # seconds from one candidate for a cut to the next
-SMOOTHING_S: Final = (
-    0.1  # loudness is averaged over so many seconds: shorter gaps lie within words (plosives)
-)
+SMOOTHING_S: Final = 0.1  # loudness is averaged over it: shorter gaps lie within words (plosives)
 SHORTEST_REST_S: Final = 0.5  # no cut leaves a shorter last segment: too little to recognise anything from
 EQUALLY_QUIET_DB: Final = 3.0  # points whose levels differ by no more are equally quiet
 # A pause lies in the lowest 20 % (in dB) between the quietest and the loudest 0.1 s in view. Where less than
@@ -82,10 +80,9 @@ class Splitter:
             SettingsError: A duration is not positive, the search is longer than the window, or the window
                 holds too few samples.
         """
-        search = self.window_s / 2 if self.search_s is None else self.search_s
-        if not (math.isfinite(self.window_s) and 0 < search <= self.window_s):
+        if not (math.isfinite(self.window_s) and 0 < self._search_s <= self.window_s):
             raise SettingsError(
-                f"window of {self.window_s} s searched over {search} s; expected 0 < search <= window"
+                f"window of {self.window_s} s searched over {self._search_s} s; expected 0 < search <= window"
             )
         if not self.pause_s >= 2 * SMOOTHING_S:
             raise SettingsError(
@@ -102,9 +99,12 @@ class Splitter:
         return int(self.window_s * self.sampling_rate)
 
     @property
+    def _search_s(self) -> float:
+        return self.window_s / 2 if self.search_s is None else self.search_s
+
+    @property
     def _searched(self) -> int:
-        search = self.window_s / 2 if self.search_s is None else self.search_s
-        return min(int(search * self.sampling_rate), self._window - 1)
+        return min(int(self._search_s * self.sampling_rate), self._window - 1)
 
     @property
     def _hop(self) -> int:
@@ -185,7 +185,7 @@ class Splitter:
         first = last - self._searched
         # Leave something to recognise for the last segment, where the search range allows it.
         last = max(first + 1, min(last, held.size - int(SHORTEST_REST_S * self.sampling_rate)))
-        return first + _quietest_point(held[first:last], self.sampling_rate)
+        return first + _quietest_point(held[first:last], self._hop)
 
 
 def _joined(held: Waveform, block: Waveform) -> Waveform:
@@ -251,9 +251,8 @@ def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
 
 
-def _quietest_point(stretch: Waveform, sampling_rate: int) -> int:
+def _quietest_point(stretch: Waveform, hop: int) -> int:
     """Sample within the stretch (at least 1 of them) where a cut hurts least."""
-    hop = max(1, int(FRAME_S * sampling_rate))
     if stretch.size < 2 * hop:
         return stretch.size // 2
     smooth = _smooth_power(stretch, hop)
