@@ -82,8 +82,8 @@ def normalizer(name: str, language: str | None = None) -> Normalizer:
         return Normalizer(name, "stripped and lower-cased", notebook_text)
     if name == "basic":
         description = (
-            "put into lower case without brackets, punctuation and symbols, as by Whisper's basic normalizer; "
-            "it splits words at combining marks (Hindi, Thai and others)"
+            "put into lower case without brackets, punctuation and symbols, as by Whisper's basic "
+            "normalizer, which splits words at combining marks (Hindi, Thai and others)"
         )
         return Normalizer(name, description, basic_text)
     if name == "english":
@@ -116,10 +116,10 @@ def checked_language(language: str) -> str:
 
 
 def _words(code: str | None) -> Normalizer:
-    folding = f"case folded for {NAME_OF_CODE[code].capitalize()}" if code in DOTLESS_I_LANGUAGES else "case folded"
+    rule = f" as in {NAME_OF_CODE[code].capitalize()}" if code in DOTLESS_I_LANGUAGES else ""
     description = (
-        f"taken as words: {folding}, punctuation, symbols and spacing set aside, combining marks and digits kept "
-        f"(Unicode {unicodedata.unidata_version}, NFKC)"
+        f"taken as words: case folded{rule}, punctuation, symbols and spacing set aside, combining marks and "
+        f"digits kept (NFKC of Unicode {unicodedata.unidata_version})"
     )
     return Normalizer("words", description, lambda text: word_text(text, code), code)
 

@@ -4,9 +4,10 @@ Case, punctuation, symbols and spacing are set aside; letters, combining marks a
 Whisper's basic normaliser it never splits a word at a combining mark, so words of Hindi, Thai or pointed
 Arabic stay whole.
 
-The Unicode form is NFKC, because full-width letters, ligatures, half-width kana and Arabic presentation forms
-are other spellings of the same words. Where NFKC would change a word it is forestalled: a trade mark sign does
-not become the letters "tm", 10² not 102, 3½ not 31⁄2, and an acute accent used as an apostrophe no space.
+The Unicode form is NFKC, because full-width letters, ligatures, half-width kana and Arabic presentation
+forms are other spellings of the same words. Where NFKC would change a word it is forestalled: a trade mark
+sign does not become the letters "tm", 10² not 102, 3½ not 31⁄2, and an acute accent used as an apostrophe
+no space.
 """
 
 import re
