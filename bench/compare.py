@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -32,6 +33,8 @@ ENTRY_KEYS = (
 LARGER_IS_BETTER = ("rtfx", "utterances_per_s", "wer_reduction", "gigabytes_per_second", "kendall_tau")
 # The same, told by the beginning of any part of the name.
 LARGER_PARTS = ("overlap", "kendall", "hypotheses_shared", "probability_of_improvement", "ratios")
+# Metrics that depend on the text normaliser, told by a part of the name.
+ERROR_RATE = re.compile(r"(?:^|[._])(?:wer|cer)(?:$|[._\[])")
 # Raw values and counts are no metrics.
 SKIPPED = (
     "raw_s",
@@ -181,7 +184,8 @@ def compare(
         All metrics, in the order of the first report; those that only the second has at the end.
 
     Raises:
-        ComparisonError: The reports have different schemas, or a threshold matches no metric.
+        ComparisonError: The reports have different schemas; or a threshold matches no metric, or an error
+            rate that the two reports scored with different normalisers.
     """
     if before.get("schema") != after.get("schema"):
         raise ComparisonError(
@@ -195,7 +199,35 @@ def compare(
             raise ComparisonError(
                 f"threshold {threshold.pattern!r} matches no metric; metrics are {', '.join(names[:8])}, …"
             )
-    return [Change(name, old.get(name), new.get(name), _limit(name, thresholds)) for name in names]
+    changes = [Change(name, old.get(name), new.get(name), _limit(name, thresholds)) for name in names]
+    if sides := other_normalizers(before, after):
+        unlike = [
+            change.name for change in changes if change.limit is not None and depends_on_words(change.name)
+        ]
+        if unlike:
+            raise ComparisonError(
+                f"{unlike[0]} has a threshold, but the reports score texts with {sides[0]!r} and "
+                f"{sides[1]!r}; measure one of them again with the other's --normalizer, or set the "
+                "threshold on 'notebook.*'"
+            )
+    return changes
+
+
+def depends_on_words(name: str) -> bool:
+    """Tell whether a metric is an error rate of the report's own normaliser."""
+    return ERROR_RATE.search(name) is not None and "notebook" not in re.split(r"[._]", name)
+
+
+def other_normalizers(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the names of both reports' normalisers where they differ, else None."""
+    old, new = (_normalizer_name(report.get("normalizer")) for report in (before, after))
+    return (old, new) if old and new and old != new else None
+
+
+def _normalizer_name(stated: object) -> str:
+    """Read the name, which older reports state without a description."""
+    name = stated.get("name") if isinstance(stated, Mapping) else stated
+    return name if isinstance(name, str) else ""
 
 
 def _escaped(pattern: str) -> str:
@@ -267,6 +299,11 @@ def run(args: argparse.Namespace) -> int:
     for name in [*old, *(name for name in new if name not in old)]:
         if old.get(name) != new.get(name):
             print(f"{name}: {old.get(name, 'missing')} -> {new.get(name, 'missing')}")  # noqa: T201
+    if sides := other_normalizers(before, after):
+        print(  # noqa: T201
+            f"error rates cannot be compared: {sides[0]!r} and {sides[1]!r} score texts differently; "
+            "those under notebook can"
+        )
     print(table(changes, args.all))  # noqa: T201
     crossed = [change.name for change in changes if change.crossed]
     if crossed:

@@ -2,8 +2,12 @@
 
 Corpus error rates are ratios of sums, so once substitutions, deletions and insertions of every
 (utterance, hypothesis) are known, any choice of hypotheses is scored by integer sums.
+
+jiwer separates words at the space U+0020 alone. Here any white space does, a no-break or ideographic space, a
+tab or a line separator included, in references and hypotheses alike.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
+
+_WHITE_SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +53,29 @@ def error_rate(errors: int, reference_length: int) -> float:
 
 
 def count_word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Align pairs of texts word by word.
+    """Align pairs of texts word by word; words are separated by white space of any kind.
 
     Args:
         references: Normalised references; empty ones are allowed.
         hypotheses: As many normalised hypotheses; empty ones are allowed.
     """
-    return _count(references, hypotheses, characters=False)
+    return _count(_words_apart(references), _words_apart(hypotheses), characters=False)
 
 
 def count_character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Align pairs of texts character by character (spaces between words count, as in jiwer's CER)."""
-    return _count(references, hypotheses, characters=True)
+    """Align pairs of texts character by character.
+
+    Spaces between words count, as in jiwer's CER; white space of every kind is the same character.
+    """
+    return _count(_spaces_alike(references), _spaces_alike(hypotheses), characters=True)
+
+
+def _words_apart(texts: Sequence[str]) -> list[str]:
+    return [" ".join(text.split()) for text in texts]
+
+
+def _spaces_alike(texts: Sequence[str]) -> list[str]:
+    return [_WHITE_SPACE.sub(" ", text) for text in texts]
 
 
 def _count(references: Sequence[str], hypotheses: Sequence[str], *, characters: bool) -> ErrorCounts:

@@ -43,6 +43,7 @@ PACKAGES = (
     "onnx",
     "ctranslate2",
     "jiwer",
+    "whisper-normalizer",
 )
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ORT_NUM_THREADS")
 

@@ -83,6 +83,15 @@ def test_figures_of_changed_lists():
     assert result["kendall_tau"]["count"] == 1  # one hypothesis has no order
 
 
+def test_the_notebooks_figures_stand_beside():
+    spoken = replace(FIRST, reference="A cat.")
+    result = compare_accuracy([spoken], [replace(SWAPPED, reference="A cat.")], normalizer("words"))
+    assert (result["reference"]["wer"], result["candidate"]["wer"]) == (0.0, 0.5)
+    notebook = result["notebook"]
+    assert (notebook["reference"]["wer"], notebook["candidate"]["wer"]) == (0.5, 0.5)
+    assert (result["wer_difference"], notebook["wer_difference"]) == (0.5, 0.0)
+
+
 def test_figures_by_length():
     short, long = replace(FIRST, duration_s=1.5), replace(FIRST, id="u2", duration_s=20.0)
     changed = replace(SWAPPED, id="u2", duration_s=20.0)
@@ -126,6 +135,7 @@ def test_command_on_nbest_files(tmp_path, capsys, candidate, status):
     report = json.loads((tmp_path / "out" / "accuracy.json").read_text())
     assert report["schema"] == "earsight.accuracy/1"
     assert bool(report["crossed"]) is bool(status)
+    assert (report["normalizer"]["name"], report["notebook"]["normalizer"]["name"]) == ("words", "notebook")
     assert ("'a cat' -> 'a bat'" in capsys.readouterr().out) is bool(status)
 
 

@@ -165,6 +165,18 @@ def test_table_shows_what_changed():
     assert table(compare(REPORT, REPORT), show_all=False) == "no metric changed"
 
 
+@pytest.mark.parametrize("old", ["notebook", {"name": "notebook"}])
+def test_error_rates_of_other_normalizers_are_not_compared(tmp_path, capsys, old):
+    before = {"normalizer": old, "best_wer": 0.5, "best_alpha": 0.1, "notebook": {"best_wer": 0.5}}
+    after = before | {"normalizer": {"name": "words"}, "best_wer": 0.4}
+    with pytest.raises(ComparisonError, match="'notebook' and 'words'"):
+        compare(before, after, [Threshold("best_wer", 10)])
+    compare(before, after, [Threshold("best_alpha", 10), Threshold("notebook.best_wer", 10)])
+    assert run_on(tmp_path, before, after) == 0
+    assert "error rates cannot be compared: 'notebook' and 'words'" in capsys.readouterr().out
+    assert compare(before, before, [Threshold("*wer", 10)])
+
+
 def test_pareto_front_against_its_definition():
     points = [
         Point("int8", 1, 0.30, 10),

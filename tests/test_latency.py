@@ -85,6 +85,8 @@ def test_pareto_covers_beams_and_precisions(report):
         (precision, beams) for precision in ("fp32", "int8") for beams in (1, 2)
     }
     assert any(row["on_front"] for row in report["pareto"])
+    assert report["normalizer"]["name"] == "words"
+    assert all(row["notebook_wer"] is not None for row in report["pareto"])
 
 
 def test_tables_hold_every_stage_and_mark_thin_percentiles(report):

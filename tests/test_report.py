@@ -66,6 +66,8 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     assert len(balance.ids) == len(set(balance.ids))
     text = page.read_text(encoding="utf-8")
     assert text.count("<article") >= 10
+    assert "normalizer “words”" in text
+    assert "WER as the notebook scores" in text
     # Every address in the page is the name of an XML vocabulary, which no browser fetches.
     assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {
         "http://www.w3.org/2000/svg",

@@ -1,6 +1,10 @@
 """Error counts against jiwer, normalisers against Whisper's."""
 
 import json
+import re
+import subprocess
+import sys
+from importlib.resources import files
 from pathlib import Path
 
 import jiwer
@@ -16,6 +20,7 @@ from runtime.errors import SettingsError
 # Both sides divide the same two integers: equal to the last bit; 1e-12 is what is promised.
 TOLERANCE = 1e-12
 
+WIDE_TEXTS = st.text(alphabet="ab \u00a0\u3000\u2028\t\n\x1f\u0085", max_size=12)
 TEXTS = st.lists(st.sampled_from(["a", "b", "cat", "", " ", "\u00fc"]), max_size=6).map(" ".join)
 
 
@@ -89,14 +94,52 @@ def test_basic_equals_whispers() -> None:
         assert ours.apply(sentence) == theirs(sentence).strip()
 
 
-def test_english_and_unknown() -> None:
-    pytest.importorskip("transformers")
-    assert (
-        normalizer("english").apply("Mr. Smith won't pay twenty dollars, um")
-        == "mister smith will not pay $20"
+def test_english_equals_whispers() -> None:
+    whispers = pytest.importorskip("transformers.models.whisper.english_normalizer")
+    spellings = json.loads((files("whisper_normalizer") / "normalizers/english.json").read_text())
+    theirs, ours = whispers.EnglishTextNormalizer(spellings), normalizer("english")
+    for sentence in (*SENTENCES, "Mr. Smith won't pay twenty dollars for the grey colours, um"):
+        assert ours.apply(sentence) == theirs(sentence).strip()
+
+
+def test_english_needs_no_transformers() -> None:
+    code = (
+        "import sys; from bench.normalizers import normalizer; english = normalizer('english').apply; "
+        "assert english('Mr. Smith won’t pay twenty dollars, um') == 'mister smith will not pay $20'; "
+        "assert english('Colour') == 'color'; "
+        "assert not {'transformers', 'torch'} & set(sys.modules)"
     )
-    with pytest.raises(SettingsError, match="expected one of notebook, basic, english"):
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(SettingsError, match="expected one of words, notebook, basic, english"):
         normalizer("none")
+    with pytest.raises(SettingsError, match="language is 'klingon'"):
+        normalizer("words", "klingon")
+
+
+@pytest.mark.parametrize("language", ["tr", "TR", "turkish", "<|tr|>"])
+def test_a_language_may_be_a_code_a_name_or_a_token(language: str) -> None:
+    found = normalizer("words", language)
+    assert (found.apply("IŞIK"), found.language) == ("ışık", "tr")
+    assert found.to_dict()["language"] == "tr"
+
+
+@given(st.lists(st.tuples(WIDE_TEXTS, WIDE_TEXTS), min_size=1, max_size=8))
+def test_any_white_space_is_as_a_space(pairs: list[tuple[str, str]]) -> None:
+    references, hypotheses = ([pair[side] for pair in pairs] for side in (0, 1))
+    plain = [[" ".join(text.split()) for text in side] for side in (references, hypotheses)]
+    counts = count_word_errors(references, hypotheses)
+    ours = error_rate(int(counts.errors.sum()), int(counts.reference_length.sum()))
+    assert ours == pytest.approx(jiwer.wer(*plain), abs=TOLERANCE)
+    alike = [[re.sub(r"\s", " ", text) for text in side] for side in (references, hypotheses)]
+    for one, other in zip(
+        count_character_errors(references, hypotheses).errors,
+        count_character_errors(*alike).errors,
+        strict=True,
+    ):
+        assert one == other
 
 
 def test_counts_do_not_depend_on_repetition() -> None:

@@ -11,7 +11,7 @@ from nbest_examples import corpus, random_utterances
 
 from bench.cli import main
 from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter
-from bench.nbest.table import build_table
+from bench.nbest.table import build_table, rescored
 from bench.normalizers import normalizer
 from bench.tuning import TuneResult, tune, tune_alpha
 from bench.tuning.explain import explain
@@ -172,6 +172,58 @@ def test_normalizer_that_empties_a_reference_is_counted() -> None:
     result = tune(file, TuneOptions(replicates=200, normalizer="basic"))
     assert result.to_dict()["baseline_wer"] == 0.5
     assert any("removed altogether" in statement for statement in result.development.statements)
+    smile = tune(
+        nbest(pictured(0, "😀", ("ha", -1.0, 0.3)), pictured(1, "A cat!", ("a cat", -1.0, 0.3))), QUICK
+    )
+    assert smile.to_dict()["baseline_wer"] == 0.5
+    assert any("'words' removed altogether" in statement for statement in smile.development.statements)
+
+
+PUNCTUATED = nbest(
+    pictured(0, "A Pear, please.", ("a bear please", -1.0, 0.20), ("a pear please", -1.1, 0.30)),
+    pictured(1, "Don’t go!", ("don't go", -1.0, 0.30), ("dont go", -1.1, 0.20), ("don't, go", -1.2, 0.1)),
+)
+
+
+def test_words_are_the_default_and_the_notebook_stands_beside_them() -> None:
+    report = tune(PUNCTUATED, QUICK, PUNCTUATED).to_dict()
+    alone = tune(PUNCTUATED, TuneOptions(replicates=200, normalizer="notebook")).to_dict()
+    assert (report["baseline_wer"], report["best_wer"]) == (0.2, 0.0)
+    notebook = report["notebook"]
+    for key in ("grid_results", "best_alpha", "best_wer", "baseline_wer", "wer_reduction"):
+        assert notebook[key] == alone[key]
+    assert notebook["chosen"] == {"alpha": report["chosen_alpha"], "wer": 0.8}
+    assert report["test"]["notebook"] == {k: notebook[k] for k in report["test"]["notebook"]}
+    named = [
+        part["normalizer"]["name"] for part in (report, notebook, report["test"], report["test"]["notebook"])
+    ]
+    assert named == ["words", "notebook", "words", "notebook"]
+    assert alone["normalizer"]["name"] == alone["notebook"]["normalizer"]["name"] == "notebook"
+
+
+def test_hypotheses_that_are_the_same_words_stay_separate() -> None:
+    table = tune(PUNCTUATED, QUICK).table
+    assert table.texts[2:] == ["dont go"] * 3
+    assert table.sizes.tolist() == [2, 3]
+    assert table.errors.tolist() == [1, 0, 0, 0, 0]
+
+
+def test_rescoring_keeps_the_lists_and_equals_a_new_table() -> None:
+    words, notebook = (build_table(PUNCTUATED.utterances, normalizer(name)) for name in ("words", "notebook"))
+    again = rescored(words, normalizer("notebook"))
+    assert again.texts == notebook.texts
+    assert np.array_equal(again.errors, notebook.errors)
+    assert np.array_equal(again.reference_words, notebook.reference_words)
+    assert rescored(words, normalizer("words")) is words
+
+
+def test_the_language_is_given_or_that_of_the_file() -> None:
+    utterances = (pictured(0, "IŞIK", ("ışık", -1.0, 0.3)),)
+    turkish = NBestFile(NBestHeader(settings={"language": "turkish"}), utterances)
+    assert tune(turkish, QUICK).to_dict()["baseline_wer"] == 0.0
+    assert tune(nbest(*utterances), QUICK).to_dict()["baseline_wer"] == 1.0
+    given = tune(nbest(*utterances), TuneOptions(replicates=200, language="tr")).to_dict()
+    assert (given["baseline_wer"], given["normalizer"]["language"]) == (0.0, "tr")
 
 
 def test_explanations_name_the_flip() -> None:
@@ -225,6 +277,8 @@ def test_tune_alpha_has_the_notebooks_keys_and_encodes_once() -> None:
         "num_samples",
     ]
     assert (result["baseline_wer"], result["best_wer"], result["num_samples"]) == (0.5, 0.0, 2)
+    spoken = [{"audio_array": np.zeros(10), "reference": "A bear.", "image_id": "unknown"}]
+    assert tune_alpha(pipeline, spoken)["best_wer"] == 0.5  # "bear." is not "bear", as in the notebook
     assert result["best_alpha"] == 0.05
     assert pipeline.encoded == 1
     assert tune_alpha(pipeline, samples, np.array([0.9]))["baseline_wer"] == 0.5
@@ -239,6 +293,7 @@ def test_tune_alpha_has_the_notebooks_keys_and_encodes_once() -> None:
     "changes",
     [
         {"normalizer": "x"},
+        {"language": "x"},
         {"asr_score": "max"},
         {"select": "best"},
         {"folds": 1},
@@ -262,7 +317,10 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert report["schema"] == "earsight.tune/1"
     assert len((tmp_path / "out/explanations.jsonl").read_text().splitlines()) == 40
     assert (tmp_path / "out/index.html").is_file()
-    assert "test data (α frozen)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "test data (α frozen)" in printed
+    assert "WER: texts are taken as words" in printed
+    assert "notebook: texts are stripped and lower-cased." in printed
     assert main([*common, "--nbest", str(tmp_path / "none")]) == 2
     assert main(common) == 2
     assert main([*common, "--data", str(path)]) == 2
@@ -305,10 +363,12 @@ def test_real_lists_equal_an_independent_count(name: str) -> None:
         )
         for i, row in enumerate(rows)
     ]
-    result = tune(nbest(*utterances), QUICK)
+    result = tune(nbest(*utterances), TuneOptions(replicates=200, normalizer="notebook"))
     report = result.to_dict()
     first, oracle = oracle_by_hand(rows)
     assert report["baseline_wer"] == pytest.approx(first, abs=1e-12)
+    by_words = tune(nbest(*utterances), QUICK).to_dict()
+    assert by_words["notebook"]["baseline_wer"] == pytest.approx(first, abs=1e-12)
     assert report["oracle_wer"] == pytest.approx(oracle, abs=1e-12)
     assert report["oracle_by_depth"][0]["oracle_wer"] == report["baseline_wer"]
     assert any("No utterance has clip scores" in statement for statement in result.development.statements)

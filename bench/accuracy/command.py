@@ -11,7 +11,7 @@ from bench.latency.command import write_report
 from bench.manifest import Utterance, read_manifest
 from bench.nbest.file import read_nbest
 from bench.nbest.records import NBestUtterance
-from bench.normalizers import normalizer
+from bench.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, language_code, normalizer
 from bench.recognition import write_nbest
 from bench.system_info import system_info
 from runtime.bundle import Bundle
@@ -75,7 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator")
     parser.add_argument("--image-cache", type=Path, metavar="NPZ", help="embeddings for rows with image_id")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N utterances")
-    parser.add_argument("--normalizer", default="notebook", metavar="NAME", help="for WER (default notebook)")
+    parser.add_argument(
+        "--normalizer",
+        choices=NORMALIZER_NAMES,
+        default=DEFAULT_NORMALIZER,
+        help="for WER; the notebook's stands beside it (default %(default)s)",
+    )
     parser.add_argument(
         "--max-wer-difference", type=float, default=0.005, metavar="R", help="absolute, default 0.005"
     )
@@ -86,9 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, write accuracy.json, print a summary; status 1 when a limit is crossed."""
-    text = normalizer(args.normalizer)
+    scorer = normalizer(args.normalizer, args.language)
     reference, candidate, source = _from_files(args) if args.nbest else _from_bundle(args)
-    result = compare_accuracy(reference, candidate, text)
+    if args.nbest and args.language is None:
+        recorded = source["settings"]["reference"]["settings"].get("language")
+        scorer = normalizer(args.normalizer, language_code(recorded))
+    result = compare_accuracy(reference, candidate, scorer)
     limits = Limits(args.max_wer_difference, args.max_first_changed)
     crossed = limits.crossed(result)
     report = {"schema": SCHEMA, "system": system_info(), **source, **result, "crossed": crossed}
@@ -166,10 +174,12 @@ def recognise(
 
 def summary(result: dict[str, Any]) -> str:
     """Return the main figures, one a line."""
-    old, new = result["reference"], result["candidate"]
+    old, new, notebook = result["reference"], result["candidate"], result["notebook"]
     lines = [
-        f"{result['num_samples']} utterances, normaliser {result['normalizer']}",
+        f"{result['num_samples']} utterances; texts are {result['normalizer']['description']}",
         f"WER                     {old['wer'] * 100:.2f} % -> {new['wer'] * 100:.2f} %",
+        f"WER, notebook           {notebook['reference']['wer'] * 100:.2f} % -> "
+        f"{notebook['candidate']['wer'] * 100:.2f} % (texts are {notebook['normalizer']['description']})",
         f"first hypothesis changed {result['first_changed'] * 100:.2f} %",
     ]
     for name, label in (

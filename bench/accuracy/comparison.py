@@ -10,7 +10,8 @@ import numpy as np
 
 from bench.nbest.records import NBestUtterance
 from bench.nbest.table import NBestTable, build_table
-from bench.normalizers import Normalizer
+from bench.normalizers import NOTEBOOK, Normalizer
+from bench.normalizers import normalizer as normalizer_named
 from bench.scoring import error_rate
 from bench.tuning.fusion_lines import fusion_lines, trace_steps
 from bench.tuning.surface import error_surface
@@ -114,12 +115,13 @@ def compare_accuracy(
     ordered = [by_id[name] for name in names]
     changes = [list_change(old, new) for old, new in zip(reference, ordered, strict=True)]
     before, after = _error_figures(reference, normalizer), _error_figures(ordered, normalizer)
+    notebook = normalizer_named(NOTEBOOK)
     return {
         "num_samples": len(names),
-        "normalizer": normalizer.name,
-        "reference": before,
-        "candidate": after,
-        "wer_difference": after["wer"] - before["wer"],
+        **_both_sides(before, after, normalizer),
+        "notebook": _both_sides(
+            _error_figures(reference, notebook), _error_figures(ordered, notebook), notebook
+        ),
         "best_alpha_change": _difference(after["best_alpha"], before["best_alpha"]),
         "best_alpha_exact_change": _difference(after["best_alpha_exact"], before["best_alpha_exact"]),
         "first_changed": sum(change.first_changed for change in changes) / len(changes),
@@ -128,6 +130,16 @@ def compare_accuracy(
         "score_difference": _spread([c.score_difference for c in changes if c.score_difference is not None]),
         "by_length": _by_length(reference, ordered, changes, normalizer),
         "per_utterance": [change.to_dict() for change in changes],
+    }
+
+
+def _both_sides(before: dict[str, Any], after: dict[str, Any], normalizer: Normalizer) -> dict[str, Any]:
+    """Return the error figures of both sides, what they differ by, and the normaliser they depend on."""
+    return {
+        "normalizer": normalizer.to_dict(),
+        "reference": before,
+        "candidate": after,
+        "wer_difference": after["wer"] - before["wer"],
     }
 
 

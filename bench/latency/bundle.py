@@ -13,7 +13,7 @@ from bench.latency.pareto import Point, pareto_report
 from bench.latency.stage_timing import STAGES, StageTimer
 from bench.latency.timing import LatencySummary, Stopwatch, summarize
 from bench.manifest import Utterance, read_manifest
-from bench.normalizers import normalizer
+from bench.normalizers import DEFAULT_NORMALIZER, NOTEBOOK, Normalizer, normalizer
 from bench.peers.driver import Worker
 from bench.scoring import count_word_errors, error_rate
 from bench.system_info import usable_cores
@@ -135,7 +135,9 @@ def measure_bundle(settings: BundleSettings, progress: bool = False) -> dict[str
         "unstable_stages": unstable(summaries),
     }
     if settings.pareto_beams:
-        report["pareto"] = pareto_report(pareto_points(settings, bundle, utterances, progress))
+        scorer = normalizer(DEFAULT_NORMALIZER, settings.language)
+        report["normalizer"] = scorer.to_dict()
+        report["pareto"] = pareto_report(pareto_points(settings, bundle, utterances, scorer, progress))
     return report
 
 
@@ -219,11 +221,15 @@ def throughput(
 
 
 def pareto_points(
-    settings: BundleSettings, bundle: Bundle, utterances: Sequence[Utterance], progress: bool
+    settings: BundleSettings,
+    bundle: Bundle,
+    utterances: Sequence[Utterance],
+    scorer: Normalizer,
+    progress: bool,
 ) -> list[Point]:
     """Measure word error rate and latency over beams, precisions and windows of the bundle."""
-    text = normalizer("notebook").apply
-    references = [text(utterance.reference) for utterance in utterances]
+    references = [utterance.reference for utterance in utterances]
+    notebook = normalizer(NOTEBOOK)
     grid: list[tuple[str, int, Window]] = [
         (precision, beams, window)
         for precision in bundle.precisions
@@ -241,12 +247,16 @@ def pareto_points(
                 result = asr.transcribe(
                     utterance.audio, image_id=utterance.image_id, image_path=utterance.image
                 )
-            texts.append(text(result.transcription))
-        counts = count_word_errors(references, texts)
-        wer = error_rate(int(counts.errors.sum()), int(counts.reference_length.sum()))
+            texts.append(result.transcription)
+        wer, notebook_wer = (_corpus_wer(references, texts, each) for each in (scorer, notebook))
         milliseconds = summarize(watch.raw("whole")).median * 1e3
-        points.append(Point(precision, beams, wer, milliseconds, f"{window} window"))
+        points.append(Point(precision, beams, wer, milliseconds, f"{window} window", notebook_wer))
     return points
+
+
+def _corpus_wer(references: Sequence[str], texts: Sequence[str], scorer: Normalizer) -> float:
+    counts = count_word_errors([scorer.apply(text) for text in references], [scorer.apply(t) for t in texts])
+    return error_rate(int(counts.errors.sum()), int(counts.reference_length.sum()))
 
 
 def in_force(asr: MultimodalASR) -> dict[str, Any]:

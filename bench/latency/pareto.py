@@ -15,6 +15,7 @@ class Point:
         wer: Corpus word error rate of the text returned, as a ratio.
         milliseconds: Median latency of an utterance.
         options: Further settings that differ between points, as the report names them.
+        notebook_wer: The same as the notebook scores texts; None where it was not counted.
     """
 
     precision: str
@@ -22,6 +23,7 @@ class Point:
     wer: float
     milliseconds: float
     options: str = ""
+    notebook_wer: float | None = None
 
 
 def pareto_front(points: Sequence[Point]) -> list[bool]:
@@ -43,10 +45,14 @@ def pareto_report(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 def pareto_table(report: Sequence[dict[str, Any]]) -> str:
     """Return the points as a text table; a star marks the front."""
-    lines = [f"{'precision':<10}{'beams':>6}{'options':>16}{'ms':>10}{'WER %':>9}  front"]
+    lines = [f"{'precision':<10}{'beams':>6}{'options':>16}{'ms':>10}{'WER %':>9}{'notebook':>10}  front"]
     lines += [
         f"{row['precision']:<10}{row['beams']:>6}{row['options'] or '–':>16}{row['milliseconds']:>10.1f}"
-        f"{row['wer'] * 100:>9.2f}  {'*' if row['on_front'] else ''}"
+        f"{row['wer'] * 100:>9.2f}{_percent(row['notebook_wer']):>10}  {'*' if row['on_front'] else ''}"
         for row in report
     ]
     return "\n".join(lines)
+
+
+def _percent(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate * 100:.2f}"

@@ -54,7 +54,8 @@ def _bundle(report: dict[str, Any]) -> list[str]:
         ]
         parts.append("\n".join(rows))
     if "pareto" in report:
-        parts.append(pareto_table(report["pareto"]))
+        scoring = f"WER: texts are {report['normalizer']['description']}."
+        parts.append(f"{scoring}\n{pareto_table(report['pareto'])}")
     return parts
 
 

@@ -5,7 +5,7 @@ An utterance for which nothing was recognised gets one empty hypothesis, which i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ class NBestTable:
         errors: int64, shape (H,): word errors of each hypothesis.
         reference_words: int64, shape (N,).
         has_image: bool, shape (N,): whether clip scores are there.
+        normalizer: What was applied to references and hypotheses.
     """
 
     utterances: tuple[NBestUtterance, ...]
@@ -50,6 +51,7 @@ class NBestTable:
     counts: ErrorCounts
     reference_words: IntArray
     has_image: BoolArray
+    normalizer: Normalizer
     errors: IntArray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,10 +91,7 @@ def build_table(
     first = np.zeros(len(lists) + 1, dtype=np.int64)
     np.cumsum([len(hypotheses) for hypotheses in lists], out=first[1:])
     flat = [hypothesis for hypotheses in lists for hypothesis in hypotheses]
-    references = [normalizer.apply(utterance.reference) for utterance in utterances]
-    texts = [normalizer.apply(hypothesis.text) for hypothesis in flat]
-    paired = [reference for reference, hyps in zip(references, lists, strict=True) for _ in hyps]
-    counts = count_word_errors(paired, texts)
+    references, texts, counts = _scored(utterances, lists, normalizer)
     if asr_score == "sum":
         scores = [
             _log_probability_sum(utterance, hypothesis)
@@ -112,7 +111,39 @@ def build_table(
         counts=counts,
         reference_words=counts.reference_length[first[:-1]],
         has_image=np.array([utterance.has_image for utterance in utterances], dtype=np.bool_),
+        normalizer=normalizer,
     )
+
+
+def rescored(table: NBestTable, normalizer: Normalizer) -> NBestTable:
+    """Return the same lists scored with another normaliser; the table itself where it has that one."""
+    if table.normalizer.name == normalizer.name and table.normalizer.language == normalizer.language:
+        return table
+    lists = [utterance.hypotheses or (NOTHING_RECOGNISED,) for utterance in table.utterances]
+    references, texts, counts = _scored(table.utterances, lists, normalizer)
+    return replace(
+        table,
+        references=references,
+        texts=texts,
+        counts=counts,
+        reference_words=counts.reference_length[table.first[:-1]],
+        normalizer=normalizer,
+    )
+
+
+def _scored(
+    utterances: Sequence[NBestUtterance],
+    lists: Sequence[tuple[NBestHypothesis, ...]],
+    normalizer: Normalizer,
+) -> tuple[list[str], list[str], ErrorCounts]:
+    """Return normalised references, normalised hypotheses and their errors.
+
+    Hypotheses that normalising makes equal stay two hypotheses: it changes their scoring, not the list.
+    """
+    references = [normalizer.apply(utterance.reference) for utterance in utterances]
+    texts = [normalizer.apply(hypothesis.text) for hypotheses in lists for hypothesis in hypotheses]
+    paired = [reference for reference, hyps in zip(references, lists, strict=True) for _ in hyps]
+    return references, texts, count_word_errors(paired, texts)
 
 
 def _numbers(values: Sequence[float | None]) -> FloatArray:

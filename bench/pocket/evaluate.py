@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jiwer
 import numpy as np
 import soundfile as sf
 import torch
@@ -19,7 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from bench.normalizers import NOTEBOOK, normalizer
 from bench.pocket.speech import SAMPLE_RATE
+from bench.scoring import count_word_errors, error_rate
 from runtime.console import run_guarded
 from runtime.errors import ManifestError
 from runtime.fusion import to_caption_style
@@ -27,6 +28,7 @@ from runtime.fusion import to_caption_style
 HERE: Final = Path(__file__).parent
 ALPHAS: Final = np.round(np.arange(0.0, 1.05, 0.05), 2)
 BATCH: Final = 16
+CLEAN: Final = normalizer(NOTEBOOK).apply  # the corpus has neither case nor punctuation
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,9 @@ def clip_probabilities(checkpoints: Checkpoints, items: list[Item], images: list
 
 
 def wer(items: list[Item], chosen: list[str]) -> float:
-    """Corpus word error rate of the chosen texts."""
-    return float(jiwer.wer([item.reference for item in items], chosen))
+    """Corpus word error rate of the chosen texts, scored as by the notebook."""
+    counts = count_word_errors([CLEAN(item.reference) for item in items], [CLEAN(text) for text in chosen])
+    return error_rate(int(counts.errors.sum()), int(counts.reference_length.sum()))
 
 
 def choose(items: list[Item], clip: list[NDArray[np.float64]], alpha: float) -> list[str]:
@@ -150,7 +153,7 @@ def choose(items: list[Item], clip: list[NDArray[np.float64]], alpha: float) -> 
 def extreme(items: list[Item], best: bool) -> list[str]:
     """The hypothesis of every list with the fewest (or most) word errors."""
     pick = min if best else max
-    return [pick(item.texts, key=lambda text: jiwer.wer(item.reference, text)) for item in items]
+    return [pick(item.texts, key=lambda text: wer([item], [text])) for item in items]
 
 
 def _of_group(items: list[Item], name: str) -> list[int]:
@@ -230,6 +233,7 @@ def run(args: argparse.Namespace) -> int:
             "retrieval_at_1": retrieval(checkpoints, test),
             "rescoring": rescoring(checkpoints, dev, test, args.seed),
         }
+    found = {"normalizer": NOTEBOOK} | found
     text = json.dumps(found, indent=1)
     sys.stdout.write(text + "\n")
     if args.output:

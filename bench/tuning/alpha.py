@@ -6,13 +6,14 @@ from typing import Any, Final
 import numpy as np
 
 from bench.nbest.file import NBestFile
-from bench.nbest.table import NBestTable, build_table
-from bench.normalizers import Normalizer, normalizer
+from bench.nbest.table import NBestTable, build_table, rescored
+from bench.normalizers import NOTEBOOK, Normalizer, language_code, normalizer
 from bench.scoring import error_rate
 from bench.tuning.assessment import Assessment, assess
 from bench.tuning.cross_validation import cross_validate
 from bench.tuning.fusion_lines import FusionLines, Steps, fusion_lines, trace_steps
 from bench.tuning.interpretation import describe_alpha
+from bench.tuning.notebook_figures import notebook_grid
 from bench.tuning.options import GRID, TuneOptions
 from bench.tuning.resampling import resampling_units
 from bench.tuning.scale_search import tune_scale
@@ -29,6 +30,7 @@ class TuneResult:
     Attributes:
         grid_wer: WER at the 21 alphas of the notebook's grid.
         best_alpha: First alpha of the grid with the lowest WER.
+        notebook: The same grid as the notebook scores it.
         surface: WER over all alphas.
         exact: Breakpoints, intervals and the alphas chosen by the exact rules, as JSON.
         chosen_alpha: The alpha that is assessed and taken to the test set.
@@ -46,6 +48,7 @@ class TuneResult:
 
     grid_wer: tuple[float, ...]
     best_alpha: float
+    notebook: dict[str, Any]
     surface: ErrorSurface
     exact: dict[str, Any]
     chosen_alpha: float
@@ -74,12 +77,12 @@ class TuneResult:
             "exact": self.exact,
             "chosen_alpha": self.chosen_alpha,
             **self.development.summary,
+            "notebook": self.development.summary["notebook"] | self.notebook,
             "cross_validation": self.cross_validation,
             "scale": self.scale,
             "test": None if self.test is None else self.test.summary | {"statements": self.test.statements},
             "interpretation": self.interpretation,
             "statements": self.development.statements,
-            "normalizer": {"name": self.normalizer.name, "description": self.normalizer.description},
             "options": self.options.to_dict(),
             "nbest": self.source,
         }
@@ -90,7 +93,7 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
 
     Args:
         nbest: What alpha is chosen on.
-        options: Settings; the defaults are the notebook's formula and normaliser.
+        options: Settings; the defaults are the notebook's formula, scored by words.
         test: Another n-best file, on which the chosen alpha is assessed without being changed.
 
     Raises:
@@ -98,8 +101,10 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
         NBestFileError: Sums of log-probabilities are asked for and not in the file.
     """
     options = options or TuneOptions()
-    scorer = normalizer(options.normalizer)
+    language = options.language or language_code(nbest.header.settings.get("language"))
+    scorer = normalizer(options.normalizer, language)
     table = build_table(nbest.utterances, scorer, options.asr_score)
+    notebook = rescored(table, normalizer(NOTEBOOK))
     lines = fusion_lines(table)
     steps = trace_steps(lines)
     surface = error_surface(steps, table.errors, table.reference_words)
@@ -109,10 +114,11 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
     return TuneResult(
         grid_wer=tuple(error_rate(int(errors), table.total_words) for errors in on_grid),
         best_alpha=best_alpha,
+        notebook=notebook_grid(notebook, lines),
         surface=surface,
         exact=_exact_section(table, lines, steps, surface),
         chosen_alpha=chosen_alpha,
-        development=assess(table, lines, steps, chosen_alpha, options),
+        development=assess(table, notebook, lines, steps, chosen_alpha, options),
         test=None if test is None else _assess_test(test, scorer, chosen_alpha, options),
         cross_validation=cross_validate(table, lines, steps, options),
         scale=tune_scale(table, options) if options.tune_scale else None,
@@ -151,4 +157,5 @@ def _exact_section(
 def _assess_test(test: NBestFile, scorer: Normalizer, alpha: float, options: TuneOptions) -> Assessment:
     table = build_table(test.utterances, scorer, options.asr_score)
     lines = fusion_lines(table)
-    return assess(table, lines, trace_steps(lines), alpha, options)
+    notebook = rescored(table, normalizer(NOTEBOOK))
+    return assess(table, notebook, lines, trace_steps(lines), alpha, options)

@@ -16,6 +16,7 @@ from bench.tuning.evaluation import (
 )
 from bench.tuning.fusion_lines import FusionLines, Steps
 from bench.tuning.interpretation import describe_data, describe_gain, describe_references
+from bench.tuning.notebook_figures import notebook_rates
 from bench.tuning.options import TuneOptions
 
 
@@ -35,17 +36,33 @@ class Assessment:
 
 
 def assess(
-    table: NBestTable, lines: FusionLines, steps: Steps, alpha: float, options: TuneOptions
+    table: NBestTable,
+    notebook: NBestTable,
+    lines: FusionLines,
+    steps: Steps,
+    alpha: float,
+    options: TuneOptions,
 ) -> Assessment:
-    """Assess a set at one alpha, which must not have been chosen on it if the figures are to be unbiased."""
+    """Assess a set at one alpha, which must not have been chosen on it if the figures are to be unbiased.
+
+    Args:
+        table: The n-best lists.
+        notebook: The same, scored as by the notebook.
+        lines: Fused scores over alpha.
+        steps: Where choices change.
+        alpha: The alpha.
+        options: The settings.
+    """
     baseline, chosen = score_choice(table, steps.at_zero), score_choice(table, lines.choices(alpha))
     confidence = assess_confidence(table, lines, steps, alpha, options)
     controls = run_controls(table, alpha, options)
     summary: dict[str, Any] = {
+        "normalizer": table.normalizer.to_dict(),
         "num_samples": table.size,
         "num_with_image": int(table.has_image.sum()),
         "chosen": {"alpha": alpha, **rates(table, chosen)},
         "baseline": {"alpha": 0.0, **rates(table, baseline)},
+        "notebook": notebook_rates(notebook, baseline.pairs, chosen.pairs, alpha),
         **list_limits(table, steps),
         "oracle_by_depth": oracle_by_depth(table),
         "confidence": confidence.summary,

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.manifest import Utterance, read_manifest
 from bench.nbest.file import NBestFile, read_nbest
-from bench.normalizers import NORMALIZER_NAMES
+from bench.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES
 from bench.recognition import write_nbest
 from bench.report import write_report
 from bench.system_info import system_info
@@ -39,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, type=Path, metavar="DIR", help="for tune.json and the report"
     )
     parser.add_argument(
-        "--normalizer", choices=NORMALIZER_NAMES, default="notebook", help="(default %(default)s)"
+        "--normalizer",
+        choices=NORMALIZER_NAMES,
+        default=DEFAULT_NORMALIZER,
+        help="for WER; the notebook's stands beside it (default %(default)s)",
     )
     parser.add_argument("--asr-score", choices=("mean", "sum"), default="mean", help="(default %(default)s)")
     parser.add_argument("--select", choices=("exact", "grid"), default="exact", help="(default %(default)s)")
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Tune, write the files and print the table."""
     options = TuneOptions(
         normalizer=args.normalizer,
+        language=args.language,
         asr_score=args.asr_score,
         select=args.select,
         tune_scale=args.tune_scale,

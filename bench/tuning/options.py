@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from bench.nbest.table import AsrScore
-from bench.normalizers import NORMALIZER_NAMES
+from bench.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, checked_language
 from runtime.errors import SettingsError
 
 # The notebook's 21 values, 0.00 … 1.00, rounded as it rounds them.
@@ -20,7 +20,8 @@ class TuneOptions:
     """Settings of a tuning run.
 
     Attributes:
-        normalizer: Text normaliser for scoring: notebook, basic or english.
+        normalizer: Text normaliser for scoring: words, notebook, basic or english.
+        language: Of the texts, for `words`; None takes that of the n-best file's settings, if it has one.
         asr_score: ASR score of a hypothesis: mean or sum of its token log-probabilities.
         select: Which alpha is taken to the test set and assessed: "exact" or the notebook's "grid".
         tune_scale: Whether ASR temperature and CLIP logit scale are tuned with alpha.
@@ -30,7 +31,8 @@ class TuneOptions:
         seed: Of bootstrap, folds and permutations.
     """
 
-    normalizer: str = "notebook"
+    normalizer: str = DEFAULT_NORMALIZER
+    language: str | None = None
     asr_score: AsrScore = "mean"
     select: Selection = "exact"
     tune_scale: bool = False
@@ -49,6 +51,8 @@ class TuneOptions:
                 raise SettingsError(
                     f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}"
                 )
+        if self.language is not None:
+            checked_language(self.language)
         for name, lowest in (("replicates", 100), ("folds", 2), ("seed", 0)):
             if getattr(self, name) < lowest:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected at least {lowest}")

@@ -9,10 +9,14 @@ from bench.tuning.alpha import TuneResult
 def summary_lines(result: TuneResult) -> Iterator[str]:
     """Yield the report for people at a terminal."""
     report = result.to_dict()
-    yield "    α      WER"
-    for row in report["grid_results"]:
+    notebook = report["notebook"]
+    yield f"WER: texts are {result.normalizer.description}."
+    yield f"notebook: texts are {notebook['normalizer']['description']}."
+    yield ""
+    yield "    α      WER  notebook"
+    for row, beside in zip(report["grid_results"], notebook["grid_results"], strict=True):
         mark = "  <- best of the grid" if row["alpha"] == report["best_alpha"] else ""
-        yield f" {row['alpha']:4.2f}  {row['wer']:7.2%}{mark}"
+        yield f" {row['alpha']:4.2f}  {row['wer']:7.2%}  {beside['wer']:8.2%}{mark}"
     exact = report["exact"]
     yield ""
     yield f"exact: WER {exact['best_wer']:.2%} at α = {exact['alpha']:.4g}; ranges with the lowest WER:"
@@ -50,6 +54,8 @@ def _assessment_lines(title: str, part: dict[str, Any]) -> Iterator[str]:
     ):
         ends = "" if interval["low"] is None else f"  [{interval['low']:.2%}, {interval['high']:.2%}]"
         yield f"  {name:<20}{interval['estimate']:8.2%}{ends}"
+    notebook = part["notebook"]
+    yield f"  {'notebook':<20}{notebook['baseline_wer']:8.2%} -> {notebook['chosen']['wer']:.2%}  (WER)"
     yield f"  {'CER, speech only':<20}{part['baseline']['cer']:8.2%}"
     yield f"  {'CER, chosen α':<20}{part['chosen']['cer']:8.2%}"
     for key in ("oracle_wer", "envelope_oracle_wer", "anti_oracle_wer"):
