@@ -1,0 +1,60 @@
+"""Spoken descriptions: the scenes of the captions as people word them when they are asked what they see."""
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+
+from bench.pocket.captions import Item, Scene, Split, draw_scene, split_of
+
+# (probability, with a single thing first, with several things first)
+OPENINGS: Final = (
+    (0.20, "", ""),
+    (0.16, "there is", "there are"),
+    (0.16, "i can see", "i can see"),
+    (0.12, "i see", "i see"),
+    (0.12, "the picture shows", "the picture shows"),
+    (0.08, "here is", "here are"),
+    (0.08, "in the picture there is", "in the picture there are"),
+    (0.08, "this is a picture of", "this is a picture of"),
+)
+_RELATIONS: Final = {"left of": "to the left of", "right of": "to the right of"}
+MAX_WORDS: Final = 16
+
+
+@dataclass(frozen=True)
+class Description(Scene):
+    """A scene with the way in which somebody words it; its own `opening` is not used.
+
+    Attributes:
+        wording: Which of `OPENINGS` the sentence begins with.
+    """
+
+    wording: int = 0
+
+    def caption(self) -> str:
+        """The sentence, in lower case and without punctuation; numbers are words."""
+        first: Item = self.items[0]
+        opening = OPENINGS[self.wording][1 if first.count == 1 else 2]
+        relation = _RELATIONS.get(self.relation, self.relation)
+        things = Scene(self.items, relation).caption()
+        ground = f"on a {self.background} background" if self.background else ""
+        return " ".join(filter(None, (opening, things, ground)))
+
+    def plain(self) -> str:
+        """The caption without any opening: what decides which split all descriptions of a scene belong to."""
+        return Scene(self.items, self.relation, self.background).caption()
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> Description:
+    """Word a scene, with an opening drawn from `rng`."""
+    values = {field.name: getattr(scene, field.name) for field in fields(Scene)} | {"opening": None}
+    return Description(**values, wording=int(rng.choice(len(OPENINGS), p=[entry[0] for entry in OPENINGS])))
+
+
+def draw_description(rng: np.random.Generator, split: Split) -> Description:
+    """A description of a scene whose plain caption belongs to `split`; at most `MAX_WORDS` words."""
+    while True:
+        found = describe(draw_scene(rng, split), rng)
+        if split_of(found.plain()) == split and len(found.caption().split()) <= MAX_WORDS:
+            return found
