@@ -102,14 +102,19 @@ def train(args: argparse.Namespace) -> None:
             save_model(model, tokenizer, args.output)
     bar.close()
     shutil.copyfile(args.work / "log.jsonl", args.output / "training_log.jsonl")
-    summary = {"steps": session.step, "seconds": round(session.seconds), "batch": args.batch, "seed": args.seed}
+    summary = {
+        "steps": session.step,
+        "seconds": round(session.seconds),
+        "batch": args.batch,
+        "seed": args.seed,
+    }
     (args.output / "training.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.pocket.adapt_clip", description=__doc__)
-    add_arguments(parser, steps=600, batch=48, rate=4e-4)
+    add_arguments(parser, steps=700, batch=48, rate=4e-4)
     parser.add_argument("--start", type=Path, default=START, help="checkpoint to go on from")
     return parser.parse_args(argv)
 

@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.pocket.degradation import Severity, degrade
-from bench.pocket.speech import hesitate
+from bench.pocket.degradation import Severity, degrade, weaken
+from bench.pocket.descriptions import Description
+from bench.pocket.speech import SAMPLE_RATE, hesitate
 from bench.pocket.voices import Speaker, speak
 
 Range = tuple[float, float]
@@ -25,26 +26,37 @@ class Impairment:
     slowness: Range  # factor of the length of all sounds
     melody: Range  # factor of the movement of the pitch
     pause: float  # probability of a pause after a word
-    sound: Severity  # what is done to the sound, and hesitations
+    lost: Range  # weakened sounds per second, among the names of things
+    lost_db: Range  # by how much, dB
+    sound: Severity  # hesitations, slurred stretches, room and noise
+
+
+def _sound(filler: float, repeat: float, slurred: int, band: Range, echo: Range, snr: Range) -> Severity:
+    return Severity(filler, repeat, (0, slurred), (1.1, 1.4), (0, 0), (0, 0), band, echo, snr)
 
 
 IMPAIRMENTS: Final = {
-    "clean": Impairment(
-        (1.0, 1.0), (1.0, 1.0), 0.0, Severity(0, 0, (0, 0), (1, 1), (0, 0), (0, 0), (7600, 7900), (0, 0), (45, 60))
-    ),
+    "clean": Impairment((1, 1), (1, 1), 0, (0, 0), (0, 0), _sound(0, 0, 0, (7600, 7900), (0, 0), (45, 60))),
     "mild": Impairment(
-        (1.05, 1.25), (0.7, 1.0), 0.02,
-        Severity(0.0, 0.04, (0, 0), (1, 1), (0.0, 0.2), (6, 12), (6000, 7900), (0, 0), (24, 35)),
+        (1.05, 1.2), (0.8, 1), 0, (0.5, 1.2), (8, 16), _sound(0, 0.02, 0, (6000, 7900), (0, 0), (26, 36))
     ),
     "moderate": Impairment(
-        (1.15, 1.45), (0.4, 0.8), 0.05,
-        Severity(0.05, 0.08, (0, 1), (1.1, 1.3), (0.2, 0.7), (8, 18), (4500, 7000), (0, 0.12), (16, 26)),
+        (1.1, 1.3),
+        (0.6, 0.9),
+        0.015,
+        (1.6, 2.8),
+        (12, 24),
+        _sound(0.02, 0.04, 0, (5000, 7000), (0, 0), (20, 30)),
     ),
     "severe": Impairment(
-        (1.3, 1.7), (0.1, 0.5), 0.08,
-        Severity(0.10, 0.15, (0, 1), (1.2, 1.5), (0.4, 1.2), (10, 24), (3500, 5500), (0.05, 0.2), (10, 20)),
+        (1.2, 1.4),
+        (0.4, 0.8),
+        0.03,
+        (2.8, 4.2),
+        (15, 30),
+        _sound(0.04, 0.06, 1, (4000, 6000), (0, 0.1), (15, 25)),
     ),
-}  # fmt: skip
+}
 
 
 def _with_pauses(text: str, chance: float, rng: np.random.Generator) -> str:
@@ -52,11 +64,24 @@ def _with_pauses(text: str, chance: float, rng: np.random.Generator) -> str:
     return " ".join(word if rng.random() >= chance else f"{word.rstrip(',')}," for word in text.split())
 
 
-def utter(sentence: str, speaker: Speaker, group: str, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Speak a sentence as somebody with this degree of impairment.
+def _weaken_names(
+    wave: NDArray[np.float32], opening: float, degree: Impairment, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """`wave` with weakened sounds after its opening: set phrases come easily, names do not."""
+    first = int(opening * len(wave))
+    for _ in range(round(rng.uniform(*degree.lost) * (len(wave) - first) / SAMPLE_RATE)):
+        length = int(rng.uniform(0.06, 0.16) * SAMPLE_RATE)
+        wave = weaken(wave, int(rng.integers(first, len(wave))), length, rng.uniform(*degree.lost_db))
+    return wave
+
+
+def utter(
+    description: Description, speaker: Speaker, group: str, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Speak a description as somebody with this degree of impairment.
 
     Args:
-        sentence: lower case, no punctuation.
+        description: what is said.
         speaker: who speaks.
         group: a key of `IMPAIRMENTS`.
         rng: source of all chance.
@@ -65,6 +90,9 @@ def utter(sentence: str, speaker: Speaker, group: str, rng: np.random.Generator)
         The waveform at 16 kHz, shape (samples,), peak 0.5.
     """
     degree = IMPAIRMENTS[group]
+    sentence = description.caption()
     text = _with_pauses(hesitate(sentence, rng, degree.sound.filler, degree.sound.repeat), degree.pause, rng)
     wave = speak(text, speaker, rng.uniform(*degree.slowness), rng.uniform(*degree.melody))
+    # Where the opening ends is judged by its share of the letters.
+    wave = _weaken_names(wave, len(description.opening_words()) / len(sentence), degree, rng)
     return degrade(wave, degree.sound, rng)

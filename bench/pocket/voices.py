@@ -19,6 +19,8 @@ from runtime.errors import AudioError
 Half = Literal["dev", "test"]
 # The natural pitch of flite's voices, Hz. That of rms cannot be set: it only follows the vocal tract.
 PITCH: Final = {"slt": 175.0, "rms": 101.0, "awb": 127.0, "kal16": 88.0}
+# kal16 is joined from diphones and speaks too fast to be followed.
+LENGTH: Final = {"slt": 1.0, "rms": 1.0, "awb": 1.0, "kal16": 1.15}
 # Vocal-tract length: all formants times this factor. Wakita (1977) and Lee and Rose (1998) give 0.88 to 1.12
 # as the range of adults' vocal tracts about the mean.
 _VARIATIONS: Final = (
@@ -82,7 +84,7 @@ def speak(text: str, speaker: Speaker, slowness: float = 1.0, melody: float = 1.
         raise AudioError("flite is not there; install the package flite to make speech")
     pitch = PITCH[speaker.base] * speaker.pitch / speaker.formants
     settings = {
-        "duration_stretch": speaker.length * slowness * speaker.formants,
+        "duration_stretch": LENGTH[speaker.base] * speaker.length * slowness * speaker.formants,
         "int_f0_target_mean": pitch,
         "int_f0_target_stddev": 0.12 * pitch * melody,
     }
