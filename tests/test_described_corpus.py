@@ -10,13 +10,14 @@ import soundfile as sf
 from PIL import Image
 
 from bench.manifest import read_manifest
-from bench.pocket.adapt_clip import STRANGERS, as_recognised
+from bench.pocket.adapt_clip import as_recognised
 from bench.pocket.captions import split_of
 from bench.pocket.degradation import GROUPS
 from bench.pocket.described_corpus import SIZES, utterances
 from bench.pocket.descriptions import MAX_WORDS, OPENINGS, draw_description
 from bench.pocket.impairment import IMPAIRMENTS
 from bench.pocket.speech import SAMPLE_RATE
+from bench.pocket.strangers import STRANGERS
 from bench.pocket.vocabulary import NOUNS
 from bench.pocket.voices import BASES, Half, speakers
 

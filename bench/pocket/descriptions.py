@@ -8,7 +8,7 @@ import numpy as np
 from bench.pocket.captions import Scene, Split, draw_scene, split_of
 
 # (probability, with a single thing first, with several things first)
-OPENINGS: Final = (
+OPENINGS: Final[tuple[tuple[float, str, str], ...]] = (
     (0.05, "", ""),
     (0.25, "there is", "there are"),
     (0.20, "i see", "i see"),
@@ -39,7 +39,8 @@ class Description(Scene):
 
     def opening_words(self) -> str:
         """What the sentence begins with, "there is"; it agrees with the number of the first things."""
-        return OPENINGS[self.wording][1 if self.items[0].count == 1 else 2]
+        _, one, several = OPENINGS[self.wording]
+        return one if self.items[0].count == 1 else several
 
     def plain(self) -> str:
         """The caption without any opening: what decides which split all descriptions of a scene belong to."""

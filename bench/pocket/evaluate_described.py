@@ -1,4 +1,4 @@
-"""Measure the described corpus with a real Whisper: `python -m bench.pocket.evaluate_described --whisper DIR`.
+"""Measure the described corpus with real Whisper: `python -m bench.pocket.evaluate_described --whisper DIR`.
 
 `--whisper` is a CTranslate2 folder of an English-only Whisper; its 5-best lists are rescored with the adapted
 pocket CLIP in plain PyTorch, α from dev. Needs the packages ctranslate2 and tokenizers. Words are counted
@@ -112,7 +112,7 @@ def describe_lists(heard: list[Heard], chosen: list[str]) -> dict[str, Any]:
     for name in names:
         places = [i for i, h in enumerate(heard) if name in {"all", h.row["group"], h.row["speaker"]}]
         part = [heard[i] for i in places]
-        nearest = [min(h.texts, key=lambda text: wer([h], [text])) for h in part]  # noqa: B023
+        nearest = [min(h.texts, key=lambda text: wer([h], [text])) for h in part]
         found[name] = {
             "utterances": len(part),
             "wer": wer(part, [h.texts[0] for h in part]),
