@@ -10,11 +10,11 @@ from bench.pocket.captions import Scene, Split, draw_scene, split_of
 # (probability, with a single thing first, with several things first)
 OPENINGS: Final[tuple[tuple[float, str, str], ...]] = (
     (0.05, "", ""),
-    (0.25, "there is", "there are"),
-    (0.20, "i see", "i see"),
-    (0.20, "the picture shows", "the picture shows"),
-    (0.10, "in the picture there is", "in the picture there are"),
-    (0.20, "this is a picture of", "this is a picture of"),
+    (0.20, "there is", "there are"),
+    (0.10, "i see", "i see"),
+    (0.25, "the picture shows", "the picture shows"),
+    (0.05, "in the picture there is", "in the picture there are"),
+    (0.35, "this is a picture of", "this is a picture of"),
 )
 _RELATIONS: Final = {"left of": "to the left of", "right of": "to the right of"}
 MAX_WORDS: Final = 16
@@ -62,7 +62,7 @@ def draw_description(rng: np.random.Generator, split: Split) -> Description:
 
 
 def draw_plain_description(rng: np.random.Generator, split: Split) -> Description:
-    """A description as the corpus has them: one kind of thing or two, and nothing said of the background.
+    """A description as the corpus has them: one kind of thing or two, neither backgrounds nor left and right.
 
     Whether a picture can help depends on the list of hypotheses, and five of them cover the readings of one
     or two unclear words, not those of a long sentence.
@@ -70,5 +70,6 @@ def draw_plain_description(rng: np.random.Generator, split: Split) -> Descriptio
     while True:
         found = draw_description(rng, split)
         kinds = len(found.items)
-        if found.background is None and kinds < 3 and (kinds == 1 or rng.random() < 0.5):
+        plain = found.background is None and found.relation not in _RELATIONS
+        if plain and kinds < 3 and (kinds == 1 or rng.random() < 0.5):
             return found
