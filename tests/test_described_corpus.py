@@ -40,7 +40,6 @@ def test_groups_and_speakers_are_even(half: Half) -> None:
     for key, names in (("group", set(GROUPS)), ("speaker", {speaker.name for speaker in speakers(half)})):
         sizes = [sum(row[key] == name for row in found) for name in names]
         assert {row[key] for row in found} == names
-        # 264 clips are eleven rounds of three groups and eight speakers: no round is broken off.
         assert max(sizes) - min(sizes) <= len(speakers(half))
 
 
@@ -69,7 +68,7 @@ def test_manifests_say_what_the_seed_draws_and_scenes_stand_where_their_hash_put
     scenes = [description.plain() for description, _, _ in drawn]
     assert [row["reference"] for row in rows(half)] == [description.caption() for description, _, _ in drawn]
     assert len(set(scenes)) == len(scenes)
-    assert {split_of(scene) for scene in scenes} == {half}  # so no scene is in both, nor was trained on
+    assert {split_of(scene) for scene in scenes} == {half}  # so no scene is in both, nor in the adaptation
 
 
 def test_sentences_are_words_in_lower_case() -> None:

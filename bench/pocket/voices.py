@@ -21,8 +21,8 @@ Half = Literal["dev", "test"]
 PITCH: Final = {"slt": 175.0, "rms": 101.0, "awb": 127.0, "kal16": 88.0}
 # kal16 is joined from diphones and speaks too fast to be followed.
 LENGTH: Final = {"slt": 1.0, "rms": 1.0, "awb": 1.0, "kal16": 1.15}
-# Vocal-tract length: all formants times this factor. Wakita (1977) and Lee and Rose (1998) give 0.88 to 1.12
-# as the range of adults' vocal tracts about the mean.
+# Vocal-tract length: all formants times this factor, within the 0.88 to 1.12 by which Lee and Rose (1998)
+# normalise speakers.
 _VARIATIONS: Final = (
     (1.00, 1.00, 1.00),
     (0.92, 0.90, 1.05),
