@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.pocket.captions import Item, draw_scene
+from bench.pocket.captions import Item, Scene, draw_scene
 from bench.pocket.negatives import wrong_caption
 from bench.pocket.pictures import HEIGHT, draw
 from bench.pocket.vocabulary import NOUNS, OBJECT_COLOURS
@@ -63,7 +63,19 @@ def patch_labels(placed: Placed, width: int) -> tuple[NDArray[np.int64], NDArray
     return nouns.ravel(), colours.ravel()
 
 
-def make_batch(rng: np.random.Generator, tokenizer: Callable[..., Any], size: int, wrong: int) -> Batch:
+def training_scene(rng: np.random.Generator) -> Scene:
+    """A scene with a training caption."""
+    return draw_scene(rng, "train")
+
+
+def make_batch(
+    rng: np.random.Generator,
+    tokenizer: Callable[..., Any],
+    size: int,
+    wrong: int,
+    draw_from: Callable[[np.random.Generator], Scene] = training_scene,
+    write_down: Callable[[str, bool, np.random.Generator], str] | None = None,
+) -> Batch:
     """A batch of fresh pictures of training sentences.
 
     Args:
@@ -71,10 +83,12 @@ def make_batch(rng: np.random.Generator, tokenizer: Callable[..., Any], size: in
         tokenizer: the pocket CLIP's.
         size: pictures.
         wrong: wrong captions for each.
+        draw_from: where scenes come from.
+        write_down: what a caption becomes on paper, told whether it is the right one; None leaves it alone.
     """
     pixels, right, others, nouns, colours = [], [], [], [], []
     for _ in range(size):
-        scene = draw_scene(rng, "train")
+        scene = draw_from(rng)
         picture, placed = draw(scene, rng)
         pixels.append(shrink(picture))
         labels = patch_labels(placed, picture.width)
@@ -82,8 +96,11 @@ def make_batch(rng: np.random.Generator, tokenizer: Callable[..., Any], size: in
         colours.append(labels[1])
         if rng.random() < 0.3:
             scene = replace(scene, opening=None)
-        right.append(to_caption_style(scene.caption()))
-        others += [to_caption_style(wrong_caption(scene, rng)) for _ in range(wrong)]
+        written = [scene.caption(), *(wrong_caption(scene, rng) for _ in range(wrong))]
+        if write_down is not None:
+            written = [write_down(text, i == 0, rng) for i, text in enumerate(written)]
+        right.append(to_caption_style(written[0]))
+        others += [to_caption_style(text) for text in written[1:]]
     tokens = tokenizer(right + others, padding=True, truncation=True, return_tensors="pt")
     scaled = (np.stack(pixels).astype(np.float32) / 255.0 - np.array(MEAN, np.float32)) / np.array(
         STD, np.float32

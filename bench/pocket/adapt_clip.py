@@ -1,0 +1,113 @@
+"""Adapt the pocket CLIP to spoken descriptions: `python -m bench.pocket.adapt_clip --output DIR --work DIR`.
+
+Goes on from the weights of `bench/pocket/models/clip` with descriptions instead of captions, written as a
+recogniser writes them: with a full stop, "2" for "two", "the" for "a", and words that no scene has.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from bench.pocket.captions import Scene
+from bench.pocket.clip_batches import NOTHING, make_batch, training_scene
+from bench.pocket.descriptions import draw_description
+from bench.pocket.strangers import STRANGERS
+from bench.pocket.train_clip import END_SCALE, WIDTH, WRONG, losses, save_model
+from bench.pocket.training import Session, add_arguments, learning_rate_factor
+from bench.pocket.vocabulary import NOUNS, NUMBERS, OBJECT_COLOURS
+from runtime.console import run_guarded
+
+START: Final = Path(__file__).parent / "models" / "clip"
+_NAMES: Final = frozenset(name for noun in NOUNS for name in (noun.name, noun.plural))
+_DIGITS: Final = {word: str(number) for number, word in NUMBERS.items() if number > 1}
+
+
+def as_recognised(text: str, right: bool, rng: np.random.Generator) -> str:
+    """A caption as a recogniser writes it; a wrong one may hold a word that no scene has."""
+    words = text.split()
+    names = [i for i, word in enumerate(words) if word in _NAMES]
+    if not right and names and rng.random() < 0.25:
+        words[names[rng.integers(len(names))]] = STRANGERS[rng.integers(len(STRANGERS))]
+    if rng.random() < 0.2:
+        words = [_DIGITS.get(word, word) for word in words]
+    words = ["the" if word in {"a", "an"} and rng.random() < 0.15 else word for word in words]
+    if rng.random() < 0.1 and len(words) > 3:
+        place = int(rng.integers(1, len(words) - 1))
+        words[place] += ","
+    return " ".join(words) + (str(rng.choice([".", "!"], p=[0.9, 0.1])) if rng.random() < 0.7 else "")
+
+
+def description_or_caption(rng: np.random.Generator) -> Scene:
+    """Three descriptions for every caption of the first training."""
+    return draw_description(rng, "train") if rng.random() < 0.75 else training_scene(rng)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train to `args.steps` and write the checkpoint, also at every save."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    tokenizer: Any = CLIPProcessor.from_pretrained(args.start).tokenizer
+    model: Any = CLIPModel.from_pretrained(args.start, dtype=torch.float32, attn_implementation="eager")
+    head = nn.Linear(WIDTH, NOTHING + 1 + len(OBJECT_COLOURS) + 1)
+    trained = [*(p for n, p in model.named_parameters() if n != "logit_scale"), *head.parameters()]
+    optimiser = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+    session = Session(args.work, {"model": model, "head": head, "optimiser": optimiser})
+    bar = tqdm(total=args.steps, initial=session.step, desc="clip", disable=not sys.stderr.isatty())
+    while session.step < args.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = args.learning_rate * learning_rate_factor(session.step, args.steps, 50)
+        rng = np.random.default_rng([args.seed, 300, session.step])
+        batch = make_batch(rng, tokenizer, args.batch, WRONG, description_or_caption, as_recognised)
+        with torch.autocast("cpu", torch.bfloat16):
+            parts = losses(model, head, batch, END_SCALE)
+        loss = parts["retrieval"] + 0.5 * parts["reverse"] + parts["list"] + 0.3 * parts["patch"]
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        session.step += 1
+        bar.update()
+        if session.step % 25 == 0:
+            session.log(loss=loss.item(), **{name: part.item() for name, part in parts.items()})
+        if session.step % args.save_every == 0 or session.step == args.steps:
+            session.save()
+            save_model(model, tokenizer, args.output)
+    bar.close()
+    shutil.copyfile(args.work / "log.jsonl", args.output / "training_log.jsonl")
+    summary = {
+        "steps": session.step,
+        "seconds": round(session.seconds),
+        "batch": args.batch,
+        "seed": args.seed,
+    }
+    (args.output / "training.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.pocket.adapt_clip", description=__doc__)
+    add_arguments(parser, steps=700, batch=48, rate=4e-4)
+    parser.add_argument("--start", type=Path, default=START, help="checkpoint to go on from")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train."""
+    logging.getLogger().setLevel(logging.INFO)
+    train(args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded("python -m bench.pocket.adapt_clip", lambda: run(parse_args())))
