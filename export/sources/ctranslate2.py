@@ -116,12 +116,12 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _generation(settings: dict[str, Any], path: Path, config: WhisperConfig) -> GenerationConfig:
     """Return what `config.json` states; the tokenizer completes it."""
     stated: dict[str, Any] = {
+        "max_length": config.max_target_positions,
         "suppress_tokens": _ids(settings, "suppress_ids", path, config.vocab_size),
         "begin_suppress_tokens": _ids(settings, "suppress_ids_begin", path, config.vocab_size),
     }
-    heads = settings.get("alignment_heads")
-    if heads is not None:
-        stated["alignment_heads"] = _alignment_heads(heads, path, config)
+    if heads := _alignment_heads(settings.get("alignment_heads"), config):
+        stated["alignment_heads"] = heads
     return GenerationConfig(**stated)
 
 
@@ -139,17 +139,13 @@ def _ids(settings: dict[str, Any], key: str, path: Path, vocab_size: int) -> lis
     return [i for i in values if i >= 0]  # transformers takes -1, too, for no token
 
 
-def _alignment_heads(heads: Any, path: Path, config: WhisperConfig) -> list[list[int]]:
+def _alignment_heads(stated: Any, config: WhisperConfig) -> list[list[int]] | None:
+    """Return pairs of layer and head; None where they are of another model, as distilled ones may carry them."""
     limits = (config.decoder_layers, config.decoder_attention_heads)
-    fits = isinstance(heads, list) and all(
+    fits = isinstance(stated, list) and all(
         isinstance(pair, list)
         and len(pair) == 2
         and all(isinstance(i, int) and 0 <= i < limit for i, limit in zip(pair, limits, strict=True))
-        for pair in heads
+        for pair in stated
     )
-    if not fits:
-        raise CheckpointError(
-            f"{path}: alignment_heads is {json.dumps(heads)[:80]}; expected pairs of layer and head below "
-            f"{limits[0]} and {limits[1]}, as ct2-transformers-converter writes it"
-        )
-    return [list(pair) for pair in heads]
+    return [list(pair) for pair in stated] if fits else None
