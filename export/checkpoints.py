@@ -9,6 +9,7 @@ from transformers import CLIPModel, PreTrainedModel, WhisperForConditionalGenera
 from export.clip_graphs import LEGACY_EOS_TOKEN_ID
 from export.sources import ctranslate2, huggingface
 from export.sources.source import Source
+from export.sources.whisper_generation import generation_json
 from export.sources.whisper_tokenizer import read_tokenizer
 from runtime.errors import CheckpointError
 
@@ -43,7 +44,8 @@ def save_whisper_settings(source: Source, model: PreTrainedModel, folder: Path) 
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    settings = generation_json(model.generation_config)
+    (folder / "generation_config.json").write_text(settings, encoding="utf-8")
     if ctranslate2.is_ctranslate2(source):
         features = ctranslate2.load_feature_extractor(source, model.config)
         tokenizer, cleans_up = read_tokenizer(Path(source.name), model.config.vocab_size), False

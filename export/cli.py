@@ -113,6 +113,7 @@ def _quieten() -> None:
     transformers_logging.disable_progress_bar()
     for name in ("optimum", "torch.onnx", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("export").setLevel(logging.WARNING)  # "root" above would have it silent
 
 
 def main(argv: Sequence[str] | None = None) -> int:

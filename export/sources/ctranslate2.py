@@ -19,6 +19,7 @@ from transformers import (
 from export.sources.ctranslate2_file import MEND, read_model_file
 from export.sources.ctranslate2_weights import Weights
 from export.sources.source import Source
+from export.sources.whisper_generation import complete_generation
 from export.sources.whisper_tokenizer import read_tokenizer
 from export.sources.whisper_vocabulary import WhisperVocabulary
 from runtime.config_files import read_json_object
@@ -64,7 +65,7 @@ def load_model(source: Source) -> WhisperForConditionalGeneration:
     model.load_state_dict(state, assign=True, strict=False)  # `state` is complete; proj_out is tied
     model.tie_weights()
     model.generation_config = _generation(settings, folder / "config.json", config)
-    vocabulary.complete_generation(model.generation_config, config)
+    complete_generation(source.name, model.generation_config, config, vocabulary)
     return model
 
 
@@ -140,7 +141,7 @@ def _ids(settings: dict[str, Any], key: str, path: Path, vocab_size: int) -> lis
 
 
 def _alignment_heads(stated: Any, config: WhisperConfig) -> list[list[int]] | None:
-    """Return pairs of layer and head; None where they are of another model, as distilled ones may carry them."""
+    """Return pairs of layer and head; None where they are of another model, such as a teacher."""
     limits = (config.decoder_layers, config.decoder_attention_heads)
     fits = isinstance(stated, list) and all(
         isinstance(pair, list)

@@ -17,7 +17,10 @@ from transformers import (
     WhisperTokenizerFast,
 )
 
+from export.sources.folder_check import require_no_adapter, require_readable_tokenizer, require_whisper_files
 from export.sources.source import Source
+from export.sources.weight_check import require_finite, require_fitting_names
+from export.sources.whisper_generation import complete_generation
 from export.sources.whisper_vocabulary import WhisperVocabulary
 from runtime.errors import CheckpointError
 
@@ -27,24 +30,23 @@ Loaded = TypeVar("Loaded")
 
 
 def load_whisper(source: Source) -> WhisperForConditionalGeneration:
-    """Load a Whisper checkpoint in float32.
+    """Load a Whisper checkpoint in float32, its generation settings completed.
 
     Raises:
-        CheckpointError: It cannot be found or read, or is no Whisper.
+        CheckpointError: It cannot be found or read, is no Whisper, or is damaged.
     """
     _require_type(source, "whisper")
-    model = _load(
-        source, "Whisper checkpoint", WhisperForConditionalGeneration.from_pretrained, dtype=torch.float32
-    )
+    require_whisper_files(source)
+    tokenizer, _ = load_whisper_tokenizer(source)
+    model = _load_model(source, "Whisper checkpoint", WhisperForConditionalGeneration)
     config = model.config
     if config.d_model % config.decoder_attention_heads or config.d_model % config.encoder_attention_heads:
         raise CheckpointError(
             f"{source.name}: width {config.d_model} cannot be divided among "
             f"{config.encoder_attention_heads} encoder and {config.decoder_attention_heads} decoder heads"
         )
-    tokenizer, _ = load_whisper_tokenizer(source)
     vocabulary = WhisperVocabulary(tokenizer, config.vocab_size, source.name)
-    vocabulary.complete_generation(model.generation_config, config)
+    complete_generation(source.name, model.generation_config, config, vocabulary)
     return model
 
 
@@ -63,6 +65,7 @@ def load_whisper_tokenizer(source: Source) -> tuple[Tokenizer, bool]:
     Raises:
         CheckpointError: It cannot be read.
     """
+    require_readable_tokenizer(source)
     tokenizer = _load(source, "tokenizer", WhisperTokenizerFast.from_pretrained)
     return tokenizer.backend_tokenizer, bool(tokenizer.clean_up_tokenization_spaces)
 
@@ -74,7 +77,7 @@ def load_clip(source: Source) -> CLIPModel:
         CheckpointError: It cannot be found or read, or is no CLIP.
     """
     _require_type(source, "clip")
-    return _load(source, "CLIP checkpoint", CLIPModel.from_pretrained, dtype=torch.float32)
+    return _load_model(source, "CLIP checkpoint", CLIPModel)
 
 
 def load_clip_processor(source: Source) -> Any:
@@ -93,10 +96,27 @@ def load_clip_tokenizer(source: Source) -> CLIPTokenizerFast:
     Raises:
         CheckpointError: It cannot be read.
     """
+    require_readable_tokenizer(source)
     return _load(source, "tokenizer", CLIPTokenizerFast.from_pretrained)
 
 
+def _load_model(source: Source, what: str, model: Any) -> Any:
+    """Load weights in float32 that all have a place in the model, and a place each."""
+    loaded, info = _load(
+        source,
+        what,
+        model.from_pretrained,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+    )
+    require_fitting_names(source.name, loaded, info)
+    require_finite(source.name, loaded)
+    return loaded
+
+
 def _require_type(source: Source, model_type: str) -> None:
+    require_no_adapter(source)
     # Without the file, transformers would guess the type from the folder's name.
     if source.is_folder and not (Path(source.name) / "config.json").is_file():
         raise CheckpointError(

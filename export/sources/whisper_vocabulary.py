@@ -1,19 +1,18 @@
 """What a Whisper's tokenizer says about its settings, where the checkpoint does not state them."""
 
-import re
 from typing import Any, Final
 
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, WhisperConfig
 
 from runtime.errors import CheckpointError
-from runtime.whisper_tokens import TASKS
+from runtime.language_names import LANGUAGE_TOKEN
+from runtime.prompt_defaults import TASKS
 
 END: Final = "<|endoftext|>"
 START: Final = "<|startoftranscript|>"
 ENGLISH_END: Final = 50256  # of the English-only checkpoints, which kept the vocabulary of GPT-2
 INITIAL_TIMESTAMP_INDEX: Final = 50  # one second: as in openai/whisper, `DecodingOptions`
-_LANGUAGE: Final = re.compile(r"<\|[a-z]{2,3}\|>")
 
 
 class WhisperVocabulary:
@@ -40,11 +39,15 @@ class WhisperVocabulary:
             t: i for t, i in tokenizer.get_vocab(with_added_tokens=True).items() if i < vocab_size
         }
         self._name = name
-        found = {token: i for token, i in self._ids.items() if _LANGUAGE.fullmatch(token)}
+        found = {token: i for token, i in self._ids.items() if LANGUAGE_TOKEN.fullmatch(token)}
         self.languages = dict(sorted(found.items(), key=lambda item: item[1]))
         self.tasks = {task: self._ids[f"<|{task}|>"] for task in TASKS if f"<|{task}|>" in self._ids}
         english = self._ids.get(END) == ENGLISH_END
         self.is_multilingual = not english and len(self.languages) > 1 and "transcribe" in self.tasks
+
+    def token(self, spelling: str) -> int | None:
+        """Return the id of a token, None where the model has none such."""
+        return self._ids.get(spelling)
 
     def complete_config(self, config: WhisperConfig) -> None:
         """Set the ids of a configuration that was made from weights alone.
