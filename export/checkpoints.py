@@ -11,7 +11,8 @@ from export.sources import ctranslate2, huggingface
 from export.sources.source import Source
 from export.sources.whisper_generation import generation_json
 from export.sources.whisper_tokenizer import read_tokenizer
-from runtime.errors import CheckpointError
+from runtime.errors import BundleError, CheckpointError
+from runtime.whisper_tokens import WhisperTokens
 
 __all__ = ["Source", "load_clip", "load_whisper", "save_clip_settings", "save_whisper_settings"]
 
@@ -56,6 +57,11 @@ def save_whisper_settings(source: Source, model: PreTrainedModel, folder: Path) 
     _save_tokenizer(tokenizer, folder)
     clean_up = {"clean_up_tokenization_spaces": cleans_up}
     (folder / "tokenizer_config.json").write_text(json.dumps(clean_up), encoding="utf-8")
+    try:  # what the runtime would refuse is better known now
+        WhisperTokens.from_folder(folder)
+    except BundleError as error:
+        fault = str(error).replace(f"{folder}/", "").partition("; export the bundle")[0]
+        raise CheckpointError(f"{source.name}: {fault}; correct it in the checkpoint") from error
 
 
 def save_clip_settings(source: Source, model: PreTrainedModel, folder: Path) -> None:

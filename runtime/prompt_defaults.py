@@ -65,6 +65,8 @@ def read_prompt_defaults(
 def forced_tokens(forced: Any) -> list[int | None]:
     """Return the tokens that follow the first of the prompt, position by position.
 
+    None where they begin later, which transformers passes over.
+
     Raises:
         ValueError: They are no list of position and token that counts from 1.
     """
@@ -73,11 +75,13 @@ def forced_tokens(forced: Any) -> list[int | None]:
     fits = isinstance(forced, list) and all(
         isinstance(pair, (list, tuple))
         and len(pair) == 2
-        and pair[0] == place
+        and isinstance(pair[0], int)
         and (pair[1] is None or (isinstance(pair[1], int) and not isinstance(pair[1], bool)))
-        for place, pair in enumerate(forced, 1)
+        for pair in forced
     )
-    if not fits:
+    if fits and forced[0][0] != 1:
+        return []
+    if not fits or [place for place, _ in forced] != list(range(1, len(forced) + 1)):
         raise ValueError(
             f"forced_decoder_ids is {forced!r}; expected pairs of position and token, counted from 1"
         )

@@ -290,6 +290,28 @@ def test_the_language_of_the_settings_is_the_default(multilingual, tmp_path):
     refused(folder, "language is 'klingon'; expected one of af, am")
 
 
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"lang_to_id": {"english": 5}}, "generation_config.json: lang_to_id names 'english'"),
+        ({"max_length": -3}, "generation_config.json: max_length is -3"),
+        ({"decoder_start_token_id": 99999}, "decoder_start_token_id is 99999"),
+    ],
+)
+def test_settings_that_the_runtime_would_refuse_are_refused_at_once(changes, match, multilingual, tmp_path):
+    folder = Path(shutil.copytree(multilingual, tmp_path / "c"))
+    change(folder / "generation_config.json", **changes)
+    with pytest.raises(CheckpointError, match=match) as caught:
+        tokens_of(folder, tmp_path)
+    assert str(caught.value).startswith(f"{folder}: ")
+    assert str(caught.value).endswith("; correct it in the checkpoint")
+
+
+def test_a_config_of_ctranslate2_without_its_weights_says_what_is_missing(tmp_path):
+    (tmp_path / "config.json").write_text('{"suppress_ids": []}')
+    refused(tmp_path, "model_type", "a folder that holds model.bin")
+
+
 def test_forced_tokens_that_are_none_of_a_prompt_are_named(multilingual, tmp_path, caplog):
     folder = Path(shutil.copytree(multilingual, tmp_path / "c"))
     change(folder / "generation_config.json", forced_decoder_ids=[[1, 50261], [2, 50359], [3, 1234]])

@@ -246,6 +246,7 @@ DEFAULTS: list[dict[str, Any]] = [
     {"forced_decoder_ids": [[1, None], [2, 262]]},
     {"forced_decoder_ids": [[1, None], [2, 261]]},
     {"forced_decoder_ids": [[1, 259], [2, 261]]},
+    {"forced_decoder_ids": [[2, 261]]},
     {"forced_decoder_ids": [[1, 259], [2, 262], [3, 265]]},
 ]
 
@@ -350,7 +351,7 @@ def test_names_a_missing_or_broken_file(tmp_path: Path, name: str) -> None:
         ({"language": "fr"}, "language is 'fr'; expected one of de, en, yue"),
         ({"language": ["de"]}, "language is"),
         ({"task": "summarise"}, "task is 'summarise'; expected one of transcribe, translate"),
-        ({"forced_decoder_ids": [[2, 5]]}, "forced_decoder_ids is"),
+        ({"forced_decoder_ids": [[1, 5], [3, 5]]}, "forced_decoder_ids is"),
         ({"forced_decoder_ids": 7}, "forced_decoder_ids is 7"),
         ({"max_length": True}, "max_length is True"),
     ],

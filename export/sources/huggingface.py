@@ -141,7 +141,11 @@ def _load(source: Source, what: str, load: Callable[..., Loaded], **options: Any
     ) as error:  # transformers, safetensors and the hub raise dozens of kinds, bare ones included
         logger.debug("loading failed", exc_info=True)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        expected = "a hub id that can be reached, or a folder written by save_pretrained"
+        if "model_type" in reason:  # a config.json that is not of transformers
+            expected += (
+                "; a checkpoint of CTranslate2 is read from a folder that holds model.bin: download it"
+            )
         raise CheckpointError(
-            f"{source.name}: the {what} cannot be loaded: {reason} "
-            "(expected a hub id that can be reached, or a folder written by save_pretrained)"
+            f"{source.name}: the {what} cannot be loaded: {reason} (expected {expected})"
         ) from error
