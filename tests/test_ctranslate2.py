@@ -230,16 +230,16 @@ def refused(folder, match):
 
 
 def test_a_file_cut_short_at_any_byte_is_refused(small, tmp_path):
-    data = model_bytes(whisper_variables(small), ALIASES)
+    found = whisper_variables(small)
+    found["decoder/embeddings/weight"] = found["decoder/embeddings/weight"][:8]
+    found["encoder/position_encodings/encodings"] = found["encoder/position_encodings/encodings"][:8]
+    data = model_bytes(found, ALIASES)
     folder = write_folder(tmp_path / "c", WHISPER, data)
-    assert_same(loaded(folder), small)
-    starts = [data.index(name.encode()) for name in ("decoder/num_heads", QUERIES, "decoder/projection")]
-    cuts = {*range(64), *range(len(data) - 80, len(data))}
-    cuts |= {byte for start in starts for byte in range(start - 4, start + 80)}
-    cuts |= {*np.random.default_rng(0).integers(0, len(data), 200).tolist()}
-    for cut in sorted(cut for cut in cuts if cut < len(data)):
+    assert len(data) < 6000
+    for cut in range(len(data)):
         (folder / "model.bin").write_bytes(data[:cut])
-        refused(folder, "ends within")
+        with pytest.raises(CheckpointError, match="ends within"):
+            loaded(folder)
 
 
 def test_a_changed_byte_is_refused_or_read_without_a_traceback_and_without_memory(small, tmp_path):
