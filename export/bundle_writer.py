@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
+from export.activation_ranges import Ranges, encoder_ranges
 from export.checkpoints import Source, load_clip, load_whisper, save_clip_settings, save_whisper_settings
 from export.exchange import exchange
 from export.graph_files import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
@@ -28,10 +29,11 @@ from export.parity import Difference, check_clip, check_whisper
 from export.static_step import write_static_decoder
 from runtime.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle, graph_path, sha256_of, static_decoder_path
 from runtime.errors import BundleError, EarsightError, OutputError, SettingsError
+from runtime.features import LogMelExtractor
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
-EXPORTER_REVISION: Final = 9
+EXPORTER_REVISION: Final = 10
 FULL_DISK_BYTES: Final = 1 << 20  # with less left, a write that failed is taken to have failed for that
 PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
 
@@ -88,6 +90,7 @@ class _Part:
         save_settings: Writes what the runtime reads beside the graphs.
         graphs: Made of it.
         check: Compares them with PyTorch.
+        ranges: Measures the inputs of its products, for int8.
         complete: Adds what needs the graphs, and says what `bundle.json` is to tell of it.
     """
 
@@ -97,7 +100,8 @@ class _Part:
     save_settings: Callable[[Source, Any, Path], None]
     graphs: Mapping[str, GraphKind]
     check: Callable[[Path, str, Any, SessionFactory], list[Difference]]
-    complete: Callable[[Any, Path, list[str], list[str], SessionFactory], dict[str, Any]] | None = None
+    ranges: Callable[[Any, LogMelExtractor], Ranges] | None = None
+    complete: Callable[..., dict[str, Any]] | None = None
 
 
 def write_bundle(request: ExportRequest) -> tuple[Bundle, bool]:
@@ -146,6 +150,7 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
             save_whisper_settings,
             WHISPER_GRAPHS,
             check_whisper,
+            encoder_ranges,
             add_live_encoder,
         ),
         _Part("clip", request.clip, load_clip, save_clip_settings, CLIP_GRAPHS, check_clip),
@@ -164,17 +169,20 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
             model = part.load(part.source)
             part.save_settings(part.source, model, folder / part.folder)
             sources[part.folder] = _describe_source(part.source, model, identity[part.folder])
+            ranges = None
+            if "int8" in made and part.ranges:
+                ranges = part.ranges(model, LogMelExtractor.from_folder(folder / part.folder))
             bar.update()
             for precision in made:
                 bar.set_postfix_str(f"{part.folder} {precision}")
-                write_graphs(model, part.graphs, precision, folder)
+                write_graphs(model, part.graphs, precision, folder, ranges)
                 if precision in wanted:
                     found = part.check(folder, precision, model, sessions)
                     parity[precision] += [difference.to_dict() for difference in found]
                 bar.update()
             if part.complete:
                 bar.set_postfix_str(f"complete {part.folder}")
-                more |= part.complete(model, folder, made, wanted, sessions)
+                more |= part.complete(model, folder, made, wanted, sessions, ranges)
             if "fp32" not in wanted:
                 remove_graphs(part.graphs, "fp32", folder)
             del model

@@ -25,7 +25,7 @@ def outcome(bundle: Bundle, written: bool) -> str:
     lines.append(f"{'against PyTorch':<45}{'relative error':>16}{'at most':>12}{'largest error':>16}")
     lines += [
         f"{precision:<5} {item['output']:<39}{item['relative']:>16.2e}"
-        f"{item['tolerance']:>12.0e}{item['largest']:>16.2e}"
+        f"{item['tolerance']:>12g}{item['largest']:>16.2e}"
         for precision, differences in bundle.manifest["parity"].items()
         for item in differences
     ]

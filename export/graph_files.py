@@ -14,6 +14,7 @@ import torch
 from optimum.exporters.onnx import export as optimum_export
 from torch.jit._trace import TracerWarning
 
+from export.activation_ranges import Ranges
 from export.attention import AttentionForm
 from export.clip_graphs import TextGraph, VisionGraph
 from export.graph_storage import refer_to_weights
@@ -62,7 +63,11 @@ CLIP_GRAPHS: Final = MappingProxyType(
 
 
 def write_graphs(
-    model: torch.nn.Module, kinds: Mapping[str, GraphKind], precision: str, folder: Path
+    model: torch.nn.Module,
+    kinds: Mapping[str, GraphKind],
+    precision: str,
+    folder: Path,
+    ranges: Ranges | None = None,
 ) -> None:
     """Write the graphs of one checkpoint in one precision.
 
@@ -72,6 +77,7 @@ def write_graphs(
         precision: "fp32"; "int8", made of the fp32 graphs, which must be there; "fp16", of standard
             operators only.
         folder: The bundle that is being built.
+        ranges: Of the inputs of products, for int8; None where they were not measured.
     """
     if precision == "fp16":
         model = copy.deepcopy(model).half()
@@ -79,7 +85,8 @@ def write_graphs(
         target = folder / graph_path(name, precision)
         target.parent.mkdir(parents=True, exist_ok=True)
         if precision == "int8":
-            quantize(folder / graph_path(name, "fp32"), target, few_rows=name == "decoder_model")
+            few_rows = name == "decoder_model"
+            quantize(folder / graph_path(name, "fp32"), target, few_rows=few_rows, ranges=ranges)
             continue
         form = AttentionForm.STANDARD if precision == "fp16" else AttentionForm.FUSED
         _trace(kind.make(model, form).eval(), kind.config, target)

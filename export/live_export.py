@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import WhisperForConditionalGeneration
 
+from export.activation_ranges import Ranges
 from export.attention import AttentionForm
 from export.graph_files import GraphKind, remove_graphs, share_weights, write_graphs
 from export.live_encoder import LiveEncoderGraph
@@ -59,6 +60,7 @@ def add_live_encoder(
     made: Sequence[str],
     wanted: Sequence[str],
     sessions: SessionFactory,
+    ranges: Ranges | None,
 ) -> dict[str, Any]:
     """Write the live encoder of a checkpoint in every precision, and measure it.
 
@@ -68,6 +70,7 @@ def add_live_encoder(
         made: Precisions that are made, the ones that others are made of first.
         wanted: Precisions that stay.
         sessions: How to open the graphs.
+        ranges: Of the encoder's products, as its int8 graph was made with them.
 
     Returns:
         For `bundle.json`: `live_window`, by precision the largest relative errors at speech and padding, that
@@ -79,7 +82,7 @@ def add_live_encoder(
         return {"live_window": {}}
     statistics.save(folder / PADDING_FILE)
     for precision in made:
-        write_graphs(model, GRAPHS, precision, folder)
+        write_graphs(model, GRAPHS, precision, folder, ranges)
         if precision in wanted:
             share_weights(folder, LIVE_ENCODER, "encoder_model", precision)
     if "fp32" not in wanted:

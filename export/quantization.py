@@ -1,29 +1,28 @@
 """int8 for CPUs: the products with constant weights, and the embedding.
 
-Encoders: weights with one scale per output channel, activations with one per tensor, taken at run time.
-Decoder: both with one scale per block of 128 or 256 numbers. Attention products stay float32: their operands
-are both activations. So do convolutions: they are few, and their inputs are what all else depends on.
+Encoders: weights with one scale per output channel, activations with one a row or one fixed at export
+(`export.row_products`). Decoder: both with one scale per block of 128 or 256 numbers. Nothing that one
+utterance holds changes the scale of another. Attention products stay float32: their operands are both
+activations. So do convolutions: they are few, and their inputs are what all else depends on.
 """
 
-import logging
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from export.activation_ranges import Ranges
 from export.graph_storage import save_graph
+from export.row_products import quantize_rows
 
-# Protocol buffers end at 2 GiB; larger graphs keep their weights in a file beside.
-EXTERNAL_DATA_FROM = 1_900_000_000
 # Weights that share a scale in a block-wise product, the quickest first. The last one serves lengths that
 # none of them divides, for filling up a block costs more than a smaller one.
 BLOCKS = (256, 128)
 
 
-def quantize(source: Path, target: Path, *, few_rows: bool) -> None:
+def quantize(source: Path, target: Path, *, few_rows: bool, ranges: Ranges | None = None) -> None:
     """Write the int8 form of a float32 graph.
 
     Args:
@@ -31,46 +30,21 @@ def quantize(source: Path, target: Path, *, few_rows: bool) -> None:
         target: Where the int8 graph goes.
         few_rows: Whether its products have a handful of rows (a decoder step) rather than hundreds (an
             encoder). Few rows are limited by reading weights, and there block-wise products cost nothing
-            more than one scale per tensor of activations, which is less accurate; many rows are limited by
-            arithmetic, where plain integer products are quicker.
+            more than one scale a row of activations; many rows are limited by arithmetic, where plain integer
+            products are quicker.
+        ranges: Of the inputs of products with many rows, as far as they are known.
     """
+    model = onnx.load(source)
     if few_rows:
-        model = onnx.load(source)
         _share_embedding(model)
         _quantize_embedding(model)
         _quantize_in_blocks(model)
         if not any(opset.domain == "com.microsoft" for opset in model.opset_import):
             model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     else:
-        _quantize_dynamically(source, target)
-        model = onnx.load(target)
+        quantize_rows(model, ranges)
         _quantize_embedding(model)
     save_graph(model, target)
-
-
-def _quantize_dynamically(source: Path, target: Path) -> None:
-    data = source.with_name(source.name + "_data")
-    size = source.stat().st_size + (data.stat().st_size if data.exists() else 0)
-    root = logging.getLogger()
-    root.addFilter(_is_no_preprocessing_hint)
-    try:
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            # An estimate: nearly all of a graph is float32 weights, of which a quarter stays.
-            use_external_data_format=size / 4 > EXTERNAL_DATA_FROM,
-            extra_options={"MatMulConstBOnly": True},
-        )
-    finally:
-        root.removeFilter(_is_no_preprocessing_hint)
-
-
-def _is_no_preprocessing_hint(record: logging.LogRecord) -> bool:
-    # quantize_dynamic tells everybody to run symbolic shape inference first; our graphs carry their shapes.
-    return "pre-processing" not in record.getMessage()
 
 
 def _quantize_in_blocks(model: onnx.ModelProto) -> None:
