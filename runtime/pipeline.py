@@ -41,7 +41,8 @@ class MultimodalASR:
         alpha: Weight of the picture in `score = (1 - alpha) * P_ASR + alpha * P_CLIP`, in [0, 1].
         num_beams: Beams of the search, and length of the n-best list.
         image_cache: Embeddings by key, or the .npz file that holds them.
-        language: Language code or name; None detects it. English-only checkpoints take None or "en".
+        language: Language code or name; None takes the checkpoint's own, else detects it. English-only
+            checkpoints take None or "en".
         precision: "fp32", "int8" or "fp16"; None for int8 on a CPU and fp16 on a GPU where the bundle
             has it, else fp32.
         providers: "cpu", "cuda", "tensorrt", or several in order of preference; None for the best that works.

@@ -47,7 +47,8 @@ class Recognizer:
     Attributes:
         whisper: The model.
         search: How to search.
-        language: Language code or name; None detects it, segment by segment.
+        language: Language code or name; None takes the checkpoint's own or, where it states none, detects
+            it, segment by segment.
         gate: When text is not believed; None believes everything.
         pause_s: Shortest pause that ends a segment of a recording longer than the window, in seconds.
     """
@@ -129,11 +130,13 @@ class Recognizer:
     def _lists(self, cross: CrossAttention, first: FirstPosition | None) -> list[list[Hypothesis]]:
         languages = first.languages if first is not None and self._detects_language() else None
         spoken = languages if languages is not None else [self.language] * cross.batch
-        prompts = [self.whisper.tokens.prompt(language) for language in spoken]
+        # A language that was detected takes the task of the checkpoint's own prompts.
+        task = self.whisper.tokens.defaults.task if languages is not None else None
+        prompts = [self.whisper.tokens.prompt(language, task) for language in spoken]
         return [self._readable(found) for found in self.whisper.nbest(cross, prompts, self.search)]
 
     def _detects_language(self) -> bool:
-        return self.language is None and self.whisper.tokens.is_multilingual
+        return self.language is None and self.whisper.tokens.detects_language
 
     def _readable(self, finished: Sequence[FinishedHypothesis]) -> list[Hypothesis]:
         """Decode, strip, lower-case, drop later duplicates of a text, sort by score (stable)."""

@@ -8,6 +8,19 @@ from tokenizers import Tokenizer
 
 from runtime.errors import BundleError, BundleNotFoundError
 
+# What `clean_up_tokenization_spaces` of the tokenizer's configuration means in transformers.
+_CLEAN_UP = [
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
+    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+]  # fmt: skip
+
+
+def clean_up(text: str) -> str:
+    """Remove the blanks before punctuation that some tokenizers' configuration asks to remove."""
+    for artefact, clean in _CLEAN_UP:
+        text = text.replace(artefact, clean)
+    return text
+
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`.

@@ -14,21 +14,14 @@ from tokenizers import Tokenizer
 
 from runtime.config_files import read_json_object
 from runtime.errors import BundleError, SettingsError
-from runtime.language_names import CODE_OF_NAME, NAME_OF_CODE
-from runtime.tokenizer_files import load_tokenizer, tokenizer_faults
+from runtime.language_names import LANGUAGE_TOKEN, NAME_OF_CODE, language_code
+from runtime.prompt_defaults import TASKS, PromptDefaults, read_prompt_defaults
+from runtime.tokenizer_files import clean_up, load_tokenizer, tokenizer_faults
 
-TASKS = ("transcribe", "translate")
 MAX_POSITIONS = 1 << 16  # of the decoder; Whisper's published checkpoints have 448
 
-_LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 _TIMESTAMP_TEXT = re.compile(r"<\|\d+\.\d+\|>")
 _NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")  # the latter in checkpoints of 2022
-
-# What `clean_up_tokenization_spaces` of the tokenizer's configuration means in transformers.
-_CLEAN_UP = [
-    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
-    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
-]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +43,7 @@ class WhisperTokens:
         begin_suppress_tokens: Not generated at the first position.
         max_target_positions: Positions of the decoder, prompt included.
         max_length: Most tokens to decode by default, prompt included; at most `max_target_positions`.
+        defaults: Language and task of prompts that name none.
     """
 
     vocab_size: int
@@ -66,6 +60,7 @@ class WhisperTokens:
     begin_suppress_tokens: tuple[int, ...]
     max_target_positions: int
     max_length: int
+    defaults: PromptDefaults
     _tokenizer: Tokenizer = field(repr=False, compare=False)
     _clean_up: bool = field(repr=False)
 
@@ -82,13 +77,19 @@ class WhisperTokens:
         """
         return _Reader(folder).tokens()
 
-    def prompt(self, language: str | None, task: str = "transcribe", timestamps: bool = False) -> list[int]:
+    @property
+    def detects_language(self) -> bool:
+        """Whether a prompt without a language needs one detected first."""
+        return self.is_multilingual and self.defaults.language is None
+
+    def prompt(self, language: str | None, task: str | None = None, timestamps: bool = False) -> list[int]:
         """Return the decoder's prompt.
 
         Args:
-            language: Code ("en"), English name ("english") or token ("<|en|>"). A multilingual checkpoint
-                needs one (detect it first); an English-only one takes None or English.
-            task: "transcribe" or "translate" (into English).
+            language: Code ("en"), English name ("english") or token ("<|en|>"); None for the checkpoint's
+                own. A multilingual checkpoint without one needs it (detect it first); an English-only one
+                takes None or English.
+            task: "transcribe" or "translate" (into English); None for the checkpoint's own.
             timestamps: Whether the model shall generate timestamps.
 
         Returns:
@@ -97,6 +98,9 @@ class WhisperTokens:
         Raises:
             SettingsError: The checkpoint has no such language or task, or no timestamps.
         """
+        if language is None:
+            language, task = self.defaults.language, task or self.defaults.task
+        task = task or self.defaults.task_of_asked
         if task not in TASKS:
             raise SettingsError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
         ids = [self.start_token_id]
@@ -106,7 +110,7 @@ class WhisperTokens:
             raise SettingsError(
                 "task is 'translate', but this checkpoint is English-only; expected 'transcribe'"
             )
-        elif language is not None and _language_code(language) != "en":
+        elif language is not None and language_code(language) != "en":
             raise SettingsError(
                 f"language is {language!r}, but this checkpoint is English-only; expected 'en' or none"
             )
@@ -120,7 +124,7 @@ class WhisperTokens:
         available = ", ".join(f"{code} ({NAME_OF_CODE.get(code, '?')})" for code in sorted(self.languages))
         if language is None:
             raise SettingsError(f"this checkpoint is multilingual and needs a language: one of {available}")
-        code = _language_code(language)
+        code = language_code(language)
         if code not in self.languages:
             raise SettingsError(
                 f"language is {language!r}, which this checkpoint does not have; it has {available}"
@@ -153,17 +157,8 @@ class WhisperTokens:
         with tokenizer_faults("whisper/tokenizer.json cannot decode tokens"):
             text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         if self._clean_up:
-            for artefact, clean in _CLEAN_UP:
-                text = text.replace(artefact, clean)
+            text = clean_up(text)
         return _TIMESTAMP_TEXT.sub("", text)
-
-
-def _language_code(language: str) -> str:
-    """Return the code of a code, an English name or a language token; unknown spellings unchanged."""
-    spelling = language.strip().lower()
-    if match := _LANGUAGE_TOKEN.fullmatch(spelling):
-        return match[1]
-    return CODE_OF_NAME.get(spelling, spelling)
 
 
 class _Reader:
@@ -187,14 +182,15 @@ class _Reader:
             )
         max_length = self._optional_integer("max_length")
         first = None if begin is None else self._optional_integer("max_initial_timestamp_index")
-        tasks = {task: self._id_of(f"<|{task}|>") for task in TASKS} if multilingual else {}
+        languages = self._languages() if multilingual else {}
+        tasks = self._tasks() if multilingual else {}
         return WhisperTokens(
             vocab_size=self._vocab_size,
             eos_token_id=self._required_id("eos_token_id"),
             start_token_id=self._required_id("decoder_start_token_id"),
             is_multilingual=multilingual,
-            languages=self._languages() if multilingual else {},
-            tasks={task: token for task, token in tasks.items() if token is not None},
+            languages=languages,
+            tasks=tasks,
             no_timestamps_id=no_timestamps,
             no_speech_id=next(
                 (i for name in _NO_SPEECH_TOKENS if (i := self._id_of(name)) is not None), None
@@ -205,6 +201,7 @@ class _Reader:
             begin_suppress_tokens=self._id_list("begin_suppress_tokens"),
             max_target_positions=positions,
             max_length=positions if max_length is None else min(max_length, positions),
+            defaults=self._defaults(languages, tasks) if multilingual else PromptDefaults(),
             _tokenizer=self._tokenizer,
             _clean_up=self._clean_up(),
         )
@@ -222,14 +219,14 @@ class _Reader:
         if stated is None:
             added = self._tokenizer.get_added_tokens_decoder()
             stated = {str(token.content): token_id for token_id, token in sorted(added.items())}
-            stated = {name: token_id for name, token_id in stated.items() if _LANGUAGE_TOKEN.fullmatch(name)}
+            stated = {name: token_id for name, token_id in stated.items() if LANGUAGE_TOKEN.fullmatch(name)}
         if not isinstance(stated, dict) or not stated:
             self._fail(
                 "generation_config.json", f"lang_to_id is {stated!r}; expected token -> id for each language"
             )
         languages = {}
         for name, token in stated.items():
-            match = _LANGUAGE_TOKEN.fullmatch(name)
+            match = LANGUAGE_TOKEN.fullmatch(name)
             if match is None:
                 self._fail(
                     "generation_config.json", f"lang_to_id names {name!r}; expected tokens such as <|en|>"
@@ -237,12 +234,25 @@ class _Reader:
             languages[match[1]] = self._checked(token, "generation_config.json", f"lang_to_id[{name!r}]")
         return languages
 
+    def _tasks(self) -> dict[str, int]:
+        found = {task: self._id_of(f"<|{task}|>") for task in TASKS}
+        return {task: token for task, token in found.items() if token is not None}
+
+    def _defaults(self, languages: Mapping[str, int], tasks: Mapping[str, int]) -> PromptDefaults:
+        try:
+            return read_prompt_defaults(self._generation, self._config, languages, tasks)
+        except ValueError as error:
+            self._fail("generation_config.json", str(error))
+
     def _required_id(self, key: str) -> int:
         """Return an id that `generation_config.json` or, failing that, `config.json` must state."""
         name = "generation_config.json" if self._generation.get(key) is not None else "config.json"
         value = self._generation.get(key) if self._generation.get(key) is not None else self._config.get(key)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
+        if (
+            isinstance(value, list) and value
+        ):  # the search ends at one token: at Whisper's own, if it is there
+            own = self._tokenizer.token_to_id("<|endoftext|>")
+            value = own if key == "eos_token_id" and own in value else value[0]
         return self._checked(value, name, key)
 
     def _generation_id(self, key: str, token: str) -> int | None:
@@ -259,7 +269,8 @@ class _Reader:
             return ()
         if not isinstance(values, list):
             self._fail("generation_config.json", f"{key} is {values!r}; expected a list of token ids")
-        return tuple(self._checked(value, "generation_config.json", key) for value in values)
+        # transformers takes -1 for no token
+        return tuple(self._checked(value, "generation_config.json", key) for value in values if value != -1)
 
     def _optional_integer(self, key: str) -> int | None:
         if self._generation.get(key) is None:

@@ -1,15 +1,23 @@
 """The vocabulary of a checkpoint: parity with transformers' tokenizer, then prompts, then faults."""
 
+import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import WhisperTokenizerFast
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperTokenizerFast,
+)
 
 from runtime.errors import BundleError, BundleNotFoundError, SettingsError
 from runtime.whisper_tokens import WhisperTokens
@@ -214,6 +222,77 @@ def test_lengths_beyond_the_positions_are_cut(tmp_path: Path) -> None:
     assert WhisperTokens.from_folder(folder).max_length == 64
 
 
+@pytest.mark.parametrize(("stated", "expected"), [([1, 256], 256), ([3, 1], 3), ([256], 256)])
+def test_of_several_ends_whispers_own_comes_first(tmp_path: Path, stated: list[int], expected: int) -> None:
+    folder = write_checkpoint(tmp_path, multilingual=True, eos_token_id=stated)
+    assert WhisperTokens.from_folder(folder).eos_token_id == expected
+
+
+def test_minus_one_suppresses_nothing_as_in_transformers(tmp_path: Path) -> None:
+    folder = write_checkpoint(
+        tmp_path, multilingual=True, suppress_tokens=[-1], begin_suppress_tokens=[-1, 5]
+    )
+    tokens = WhisperTokens.from_folder(folder)
+    assert (tokens.suppress_tokens, tokens.begin_suppress_tokens) == ((), (5,))
+
+
+# Languages from 258: en, de, yue; then translate, transcribe, …, and <|notimestamps|> at 265.
+DEFAULTS: list[dict[str, Any]] = [
+    {},
+    {"language": "de"},
+    {"language": "German", "task": "translate"},
+    {"language": "<|yue|>", "forced_decoder_ids": [[1, 258], [2, 261]]},
+    {"task": "translate"},
+    {"forced_decoder_ids": [[1, None], [2, 262]]},
+    {"forced_decoder_ids": [[1, None], [2, 261]]},
+    {"forced_decoder_ids": [[1, 259], [2, 261]]},
+    {"forced_decoder_ids": [[2, 261]]},
+    {"forced_decoder_ids": [[1, 259], [2, 262], [3, 265]]},
+]
+
+
+@pytest.mark.parametrize("place", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("changes", DEFAULTS)
+def test_prompts_name_what_transformers_would(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
+    """Without a language, with one that was detected, and with one that the caller asks for."""
+    if place == "config.json" and set(changes) != {"forced_decoder_ids"}:
+        pytest.skip("an old config.json states forced_decoder_ids alone")
+    folder = write_checkpoint(tmp_path, multilingual=True)
+    stated = json.loads((folder / place).read_text()) | changes
+    (folder / place).write_text(json.dumps(stated))
+    tokens = WhisperTokens.from_folder(folder)
+    config = WhisperConfig(**json.loads((folder / "config.json").read_text()))
+    generation = GenerationConfig(**json.loads((folder / "generation_config.json").read_text()))
+    generation.task_to_id, generation.return_timestamps = {"translate": 261, "transcribe": 262}, False
+
+    def prompt(**asked: str) -> list[int]:
+        model = SimpleNamespace(config=config, device="cpu", detect_language=lambda **_: torch.tensor([260]))
+        settings = copy.deepcopy(generation)
+        for key, value in asked.items():
+            setattr(settings, key, value)
+        tensor = WhisperForConditionalGeneration._retrieve_init_tokens(
+            model, torch.zeros(1, 1, 1), 1, settings, config, 100, {}
+        )
+        return list(tensor[0].tolist())
+
+    if tokens.detects_language:
+        assert tokens.prompt("yue", tokens.defaults.task) == with_task(prompt())
+    else:
+        assert tokens.prompt(None) == with_task(prompt())
+    assert tokens.prompt("en") == prompt(language="en")
+    assert tokens.prompt("en", "translate") == prompt(language="en", task="translate")
+
+
+def with_task(prompt: list[int]) -> list[int]:
+    """Where neither task nor language is stated, transformers leaves the task to the model; not here."""
+    return prompt if {261, 262} & set(prompt) else [*prompt[:2], 262, *prompt[2:]]
+
+
+def test_an_english_checkpoint_has_no_defaults(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, multilingual=False, language="de", forced_decoder_ids=[[1, 262]])
+    assert WhisperTokens.from_folder(folder).prompt(None) == [257, 262]
+
+
 # ---------------------------------------------------------------------------------------------- faults
 
 
@@ -260,14 +339,20 @@ def test_names_a_missing_or_broken_file(tmp_path: Path, name: str) -> None:
     ("changes", "message"),
     [
         ({"eos_token_id": None}, "eos_token_id is None"),
-        ({"eos_token_id": [1, 2]}, r"eos_token_id is \[1, 2\]"),
+        ({"eos_token_id": []}, r"eos_token_id is \[\]"),
+        ({"eos_token_id": [319, 2]}, "eos_token_id is 319"),
         ({"eos_token_id": 319}, "eos_token_id is 319; expected a token id from 0 to 318"),
         ({"is_multilingual": "yes"}, "is_multilingual is 'yes'"),
         ({"lang_to_id": {}}, "lang_to_id is {}"),
         ({"lang_to_id": {"english": 5}}, "lang_to_id names 'english'"),
         ({"lang_to_id": {"<|en|>": 99999}}, "99999"),
         ({"suppress_tokens": 7}, "suppress_tokens is 7"),
-        ({"suppress_tokens": [-1]}, "suppress_tokens is -1"),
+        ({"suppress_tokens": [-2]}, "suppress_tokens is -2"),
+        ({"language": "fr"}, "language is 'fr'; expected one of de, en, yue"),
+        ({"language": ["de"]}, "language is"),
+        ({"task": "summarise"}, "task is 'summarise'; expected one of transcribe, translate"),
+        ({"forced_decoder_ids": [[1, 5], [3, 5]]}, "forced_decoder_ids is"),
+        ({"forced_decoder_ids": 7}, "forced_decoder_ids is 7"),
         ({"max_length": True}, "max_length is True"),
     ],
 )

@@ -59,12 +59,13 @@ class StageTimer:
             log_mel = features([waveform])
         with watch.lap("encoder"):
             cross = asr.whisper.encode(log_mel, asr.whisper.live_positions(waveform.size))
-        language = asr.language
-        if language is None and asr.whisper.tokens.is_multilingual:
+        language, task = asr.language, None
+        if language is None and asr.whisper.tokens.detects_language:
             with watch.lap("language"):
                 languages = asr.whisper.first_position(cross).languages
             language = languages[0] if languages else None
-        prompts = [asr.whisper.tokens.prompt(language)]
+            task = asr.whisper.tokens.defaults.task
+        prompts = [asr.whisper.tokens.prompt(language, task)]
         session = asr.whisper.decoder
         timed = TimedSession(session)
         asr.whisper.decoder = timed

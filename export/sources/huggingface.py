@@ -1,0 +1,151 @@
+"""Checkpoints in Hugging Face's format: a hub id or a folder, through `from_pretrained`."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    CLIPModel,
+    CLIPTokenizerFast,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizerFast,
+)
+
+from export.sources.folder_check import require_no_adapter, require_readable_tokenizer, require_whisper_files
+from export.sources.source import Source
+from export.sources.weight_check import require_finite, require_fitting_names
+from export.sources.whisper_generation import complete_generation
+from export.sources.whisper_vocabulary import WhisperVocabulary
+from runtime.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+Loaded = TypeVar("Loaded")
+
+
+def load_whisper(source: Source) -> WhisperForConditionalGeneration:
+    """Load a Whisper checkpoint in float32, its generation settings completed.
+
+    Raises:
+        CheckpointError: It cannot be found or read, is no Whisper, or is damaged.
+    """
+    _require_type(source, "whisper")
+    require_whisper_files(source)
+    tokenizer, _ = load_whisper_tokenizer(source)
+    model = _load_model(source, "Whisper checkpoint", WhisperForConditionalGeneration)
+    config = model.config
+    if config.d_model % config.decoder_attention_heads or config.d_model % config.encoder_attention_heads:
+        raise CheckpointError(
+            f"{source.name}: width {config.d_model} cannot be divided among "
+            f"{config.encoder_attention_heads} encoder and {config.decoder_attention_heads} decoder heads"
+        )
+    vocabulary = WhisperVocabulary(tokenizer, config.vocab_size, source.name)
+    complete_generation(source.name, model.generation_config, config, vocabulary)
+    return model
+
+
+def load_whisper_features(source: Source) -> WhisperFeatureExtractor:
+    """Load the settings of Whisper's features.
+
+    Raises:
+        CheckpointError: They cannot be read.
+    """
+    return _load(source, "feature extractor", WhisperFeatureExtractor.from_pretrained)
+
+
+def load_whisper_tokenizer(source: Source) -> tuple[Tokenizer, bool]:
+    """Load Whisper's tokenizer, and whether it cleans up spaces when it decodes.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    require_readable_tokenizer(source)
+    tokenizer = _load(source, "tokenizer", WhisperTokenizerFast.from_pretrained)
+    return tokenizer.backend_tokenizer, bool(tokenizer.clean_up_tokenization_spaces)
+
+
+def load_clip(source: Source) -> CLIPModel:
+    """Load a CLIP checkpoint in float32.
+
+    Raises:
+        CheckpointError: It cannot be found or read, or is no CLIP.
+    """
+    _require_type(source, "clip")
+    return _load_model(source, "CLIP checkpoint", CLIPModel)
+
+
+def load_clip_processor(source: Source) -> Any:
+    """Load the settings of CLIP's pictures.
+
+    Raises:
+        CheckpointError: They cannot be read.
+    """
+    # The slow processor is the reference of the runtime's own: the fast one needs torchvision.
+    return _load(source, "image processor", AutoImageProcessor.from_pretrained, use_fast=False)
+
+
+def load_clip_tokenizer(source: Source) -> CLIPTokenizerFast:
+    """Load CLIP's tokenizer.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    require_readable_tokenizer(source)
+    return _load(source, "tokenizer", CLIPTokenizerFast.from_pretrained)
+
+
+def _load_model(source: Source, what: str, model: Any) -> Any:
+    """Load weights in float32 that all have a place in the model, and a place each."""
+    loaded, info = _load(
+        source,
+        what,
+        model.from_pretrained,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+    )
+    require_fitting_names(source.name, loaded, info)
+    require_finite(source.name, loaded)
+    return loaded
+
+
+def _require_type(source: Source, model_type: str) -> None:
+    require_no_adapter(source)
+    # Without the file, transformers would guess the type from the folder's name.
+    if source.is_folder and not (Path(source.name) / "config.json").is_file():
+        raise CheckpointError(
+            f"{source.name}: no config.json in this folder; expected one written by save_pretrained"
+        )
+    config = _load(source, "configuration", AutoConfig.from_pretrained)
+    if config.model_type != model_type:
+        raise CheckpointError(
+            f"{source.name} is a checkpoint of type {config.model_type!r}; expected {model_type!r}"
+        )
+
+
+def _load(source: Source, what: str, load: Callable[..., Loaded], **options: Any) -> Loaded:
+    path = Path(source.name)
+    looks_like_path = path.is_absolute() or source.name.startswith(".") or len(path.parts) > 2
+    if looks_like_path and not path.is_dir():
+        raise CheckpointError(f"{source.name}: no such folder; expected a checkpoint folder or a hub id")
+    try:
+        return load(source.name, revision=source.revision, **options)
+    except (
+        Exception
+    ) as error:  # transformers, safetensors and the hub raise dozens of kinds, bare ones included
+        logger.debug("loading failed", exc_info=True)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        expected = "a hub id that can be reached, or a folder written by save_pretrained"
+        if "model_type" in reason:  # a config.json that is not of transformers
+            expected += (
+                "; a checkpoint of CTranslate2 is read from a folder that holds model.bin: download it"
+            )
+        raise CheckpointError(
+            f"{source.name}: the {what} cannot be loaded: {reason} (expected {expected})"
+        ) from error
