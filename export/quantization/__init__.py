@@ -7,15 +7,22 @@ convolutions: they are few, and their inputs are what all else depends on.
 """
 
 from pathlib import Path
+from typing import Final
 
 import onnx
 
 from export.graph_storage import save_graph
 from export.quantization.activation_ranges import Ranges
-from export.quantization.block_products import quantize_in_blocks, smooth_products
+from export.quantization.block_products import quantize_in_blocks
 from export.quantization.graph_editor import GraphEditor
 from export.quantization.row_products import quantize_rows
+from export.quantization.smoothing import smooth_products
 from export.quantization.token_tables import quantize_rows_of_tables, share_with_vocabulary
+
+# How much of a channel's size moves into the weights: what errs least on real whisper-base. Values of its
+# encoder err by 0.101 without, 0.091 with 0.5 and 0.080 with 0.7; the decoder's vocabulary likes 0.5 best.
+ENCODER_SHARE: Final = 0.7
+DECODER_SHARE: Final = 0.5
 
 
 def quantize(source: Path, target: Path, *, few_rows: bool, ranges: Ranges | None = None) -> None:
@@ -33,10 +40,12 @@ def quantize(source: Path, target: Path, *, few_rows: bool, ranges: Ranges | Non
     model = onnx.load(source)
     graph = GraphEditor(model)
     if few_rows:
-        share_with_vocabulary(graph, smooth_products(graph))
+        share_with_vocabulary(graph, smooth_products(graph, DECODER_SHARE))
         quantize_rows_of_tables(graph)
         quantize_in_blocks(graph)
     else:
+        if ranges is None:
+            smooth_products(graph, ENCODER_SHARE)
         quantize_rows(graph, ranges)
         quantize_rows_of_tables(graph)
     save_graph(model, target)

@@ -1,8 +1,7 @@
 """int8 products of a handful of rows: those of a decoder step, limited by reading the weights.
 
 Weights and activations both have one scale per block of the inner axis (`MatMulNBits`), which costs nothing
-more than one scale a row. What a LayerNorm hands on is smoothed first; its own gains and biases say well
-enough how large each channel becomes, so nothing has to be measured.
+more than one scale a row.
 """
 
 from typing import Final
@@ -11,35 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.quantization.graph_editor import MICROSOFT, GraphEditor, make_node
-from export.quantization.smoothing import divide_in_norm, norm_of, smoothing_factors
 
 # Numbers that share a scale. Over a step of whisper-base, blocks of 256 are 1 % quicker and err a third more;
 # blocks of 64 are 6 % slower (docs/performance.md).
 BLOCK: Final = 128
-SMOOTHING: Final = 0.5  # 0.5 to 1 tried: the vocabulary's product errs least here
-DEVIATIONS: Final = 3  # a normalised channel seldom lies farther from its mean
-
-Factors = dict[str, NDArray[np.float32]]  # what the weights of each smoothed product were multiplied by
-
-
-def smooth_products(graph: GraphEditor) -> Factors:
-    """Move part of the channels' sizes from the LayerNorms into the products that read them.
-
-    Returns:
-        The factors (inner,) by the name of the weights (inner, outer), which stays.
-    """
-    smoothed: Factors = {}
-    for name, products in graph.products().items():
-        norm = norm_of(graph, name, products)
-        if norm is None or any(len(graph.users(node.input[1])) > 1 for node in products):
-            continue
-        gains, biases = (np.abs(graph.array(part)) for part in norm.input[1:3])
-        weights = [graph.array(node.input[1]) for node in products]
-        factors = smoothing_factors(biases + DEVIATIONS * gains, weights, SMOOTHING)
-        divide_in_norm(graph, norm, factors)
-        for node, each in zip(products, weights, strict=True):
-            smoothed[graph.constant(node.input[1], each * factors[:, None])] = factors
-    return smoothed
 
 
 def quantize_in_blocks(graph: GraphEditor) -> None:

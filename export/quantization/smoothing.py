@@ -5,11 +5,17 @@ from the LayerNorm that made it into the weights that read it: `(x / f) @ (f · 
 at run time.
 """
 
+from typing import Final
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from export.quantization.graph_editor import GraphEditor
+
+DEVIATIONS: Final = 3  # a normalised channel seldom lies farther from its mean
+
+Factors = dict[str, NDArray[np.float32]]  # what the weights of each smoothed product were multiplied by
 
 
 def smoothing_factors(
@@ -44,3 +50,29 @@ def divide_in_norm(graph: GraphEditor, norm: onnx.NodeProto, factors: NDArray[np
         # Under a name of its own: another node may read the old one.
         norm.input[i] = graph.constant(f"{norm.output[0]}_norm_{i}", graph.array(part) / factors)
         graph.drop_unread(part)
+
+
+def smooth_products(graph: GraphEditor, share: float) -> Factors:
+    """Move part of the channels' sizes from the LayerNorms into the products that read them.
+
+    A LayerNorm's gains and biases say well enough how large each channel becomes, so nothing is measured.
+
+    Args:
+        graph: Changed in place.
+        share: As of `smoothing_factors`.
+
+    Returns:
+        The factors (inner,) by the name of the weights (inner, outer), which stays.
+    """
+    smoothed: Factors = {}
+    for name, products in graph.products().items():
+        norm = norm_of(graph, name, products)
+        if norm is None or any(len(graph.users(node.input[1])) > 1 for node in products):
+            continue
+        gains, biases = (np.abs(graph.array(part)) for part in norm.input[1:3])
+        weights = [graph.array(node.input[1]) for node in products]
+        factors = smoothing_factors(biases + DEVIATIONS * gains, weights, share)
+        divide_in_norm(graph, norm, factors)
+        for node, each in zip(products, weights, strict=True):
+            smoothed[graph.constant(node.input[1], each * factors[:, None])] = factors
+    return smoothed

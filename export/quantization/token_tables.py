@@ -5,8 +5,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export.quantization.block_products import Factors, block_names
+from export.quantization.block_products import block_names
 from export.quantization.graph_editor import GraphEditor, make_node
+from export.quantization.smoothing import Factors
 
 
 def share_with_vocabulary(graph: GraphEditor, smoothed: Factors) -> None:
