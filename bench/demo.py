@@ -36,8 +36,8 @@ BEAMS: Final = 5
 DEFAULT_MODELS: Final = Path("models")
 DEFAULT_OUTPUT: Final = Path("reports/demo")
 LATENCY_UTTERANCES: Final = 30
-# Descriptions have at most 14 tokens. Where the model hears another sentence, repeating it to no end pays: scores
-# are means per token.
+# Twice what a description takes. Where the model hears another sentence than was said, repeating it to no end pays:
+# scores are means per token.
 MOST_TOKENS: Final = 40
 NO_HUMANS: Final = "the pocket Whisper knows no speech but that of its own synthesiser"
 RULE: Final = "=" * 100
@@ -75,6 +75,7 @@ class Cast:
             "bundle": {"name": self.bundle.name, "sha256": self.bundle.digest},
             "max_new_tokens": self.max_new_tokens,
             "fallback": self.fallback,
+            "without_clips": NO_HUMANS if self.fallback else None,
         }
 
 
