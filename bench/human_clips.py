@@ -4,7 +4,7 @@ Ten recordings of people reading are no test set. They show that the recogniser 
 corpus whose speech is synthetic.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -112,8 +112,8 @@ def hear(asr: MultimodalASR, output: Path, normalizer_name: str) -> HeardClips:
         HeardClip(
             utterance,
             *origins[utterance.id],
-            words=int(table.reference_words[row]),
-            errors=tuple(table.errors[table.first[row] : table.first[row + 1]].tolist()),
+            int(table.reference_words[row]),
+            tuple(table.errors[table.first[row] : table.first[row + 1]].tolist()),
         )
         for row, utterance in enumerate(utterances)
     )
@@ -138,7 +138,7 @@ def _first_wer(table: NBestTable) -> float:
     return error_rate(int(table.errors[table.first[:-1]].sum()), table.total_words)
 
 
-def _origins() -> dict[str, Sequence[str]]:
+def _origins() -> dict[str, tuple[str, str]]:
     """Return source and licence of every clip by its id."""
     rows = [parse_json(line) for line in MANIFEST.read_text(encoding="utf-8").splitlines()]
     return {row["id"]: (row["source"], row["licence"]) for row in rows}

@@ -95,7 +95,8 @@ def assemble(model: PackagedModel, folder: Path) -> None:
         folder: Made here.
 
     Raises:
-        WeightsUnavailableError: A package is not installed or incomplete, or the weights are not the published ones.
+        WeightsUnavailableError: A package is not installed or incomplete, or the weights are not the
+            published ones.
         OutputError: `folder` cannot be written, or a package cannot be read.
     """
     try:

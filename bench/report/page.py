@@ -34,8 +34,8 @@ def write_report(
         nbest: Lists to show examples of: of the test data if there are any, else of the tuning data.
         latency: Content of `latency.json`, or None.
         images: Picture file of each utterance id; utterances without one are shown without.
-        demo: Of the demo: `recogniser` and `corpus` in words; `fallback`, why they are not the real ones, or None;
-            `without_clips`, why people are left out, or None; `max_new_tokens`.
+        demo: Of the demo: `recogniser` and `corpus` in words, `max_new_tokens`; `fallback`, why these are not
+            the real ones, and `without_clips`, why people are left out, or None.
         clips: Of the demo: what was heard of people.
 
     Returns:
