@@ -54,6 +54,7 @@ class Cast:
         data: Folder of dev/ and test/.
         normalizer: What counts as an error.
         max_new_tokens: Of a description; None for the checkpoint's.
+        repeats: How often each utterance is timed.
         batches: Batch sizes whose throughput is measured.
         fallback: Why this is not the real recogniser, None where it is.
     """
@@ -64,6 +65,7 @@ class Cast:
     data: Path
     normalizer: str = DEFAULT_NORMALIZER
     max_new_tokens: int | None = None
+    repeats: int = 1
     batches: tuple[int, ...] = ()
     fallback: str | None = None
 
@@ -119,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         manifests["test"],
         beams=BEAMS,
         limit=LATENCY_UTTERANCES,
+        repeats=cast.repeats,
         batches=cast.batches,
         max_new_tokens=cast.max_new_tokens,
     )
@@ -212,6 +215,7 @@ def pocket_cast(models: Path, why: str) -> Cast:
         "bench/pocket/data: pictures described by espeak-ng's synthetic voices, degraded in three steps",
         bundle,
         POCKET / "data",
+        repeats=3,
         batches=(1, 2, 4, 8),
         fallback=why,
     )

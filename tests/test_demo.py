@@ -32,9 +32,7 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "read_manifest", lambda path: read_manifest(path)[:6])
     monkeypatch.setattr(human_clips, "read_manifest", lambda path: read_manifest(path)[6:9])
     monkeypatch.setattr(demo, "LATENCY_UTTERANCES", 2)
-    monkeypatch.setattr(
-        demo, "BundleSettings", partial(BundleSettings, repeats=1, warm_up=0, cold_runs=0, threads=1)
-    )
+    monkeypatch.setattr(demo, "BundleSettings", partial(BundleSettings, warm_up=0, cold_runs=0, threads=1))
 
 
 @pytest.fixture
