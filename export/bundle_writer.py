@@ -20,12 +20,12 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from export.activation_ranges import Ranges, encoder_ranges
 from export.checkpoints import Source, load_clip, load_whisper, save_clip_settings, save_whisper_settings
 from export.exchange import exchange
 from export.graph_files import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
 from export.live_export import add_live_encoder
 from export.parity import Difference, check_clip, check_whisper
+from export.quantization.activation_ranges import Ranges, encoder_ranges
 from export.static_step import write_static_decoder
 from runtime.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle, graph_path, sha256_of, static_decoder_path
 from runtime.errors import BundleError, EarsightError, OutputError, SettingsError

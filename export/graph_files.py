@@ -14,7 +14,6 @@ import torch
 from optimum.exporters.onnx import export as optimum_export
 from torch.jit._trace import TracerWarning
 
-from export.activation_ranges import Ranges
 from export.attention import AttentionForm
 from export.clip_graphs import TextGraph, VisionGraph
 from export.graph_storage import refer_to_weights
@@ -27,6 +26,7 @@ from export.onnx_configs import (
 )
 from export.operator_check import check_tensorrt_operators
 from export.quantization import quantize
+from export.quantization.activation_ranges import Ranges
 from export.whisper_graphs import DecoderGraph, EncoderGraph
 from runtime.bundle import graph_path
 

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import WhisperForConditionalGeneration
 
-from export.activation_ranges import Ranges
 from export.attention import AttentionForm
 from export.graph_files import GraphKind, remove_graphs, share_weights, write_graphs
 from export.live_encoder import LiveEncoderGraph
 from export.onnx_configs import LiveEncoderConfig
 from export.padding_statistics import examples, padding_statistics
+from export.quantization.activation_ranges import Ranges
 from export.whisper_graphs import EncoderGraph
 from runtime.bundle import LIVE_ENCODER, PADDING_FILE, graph_path
 from runtime.features import LogMelExtractor

@@ -2,7 +2,7 @@
 
 A LayerNorm bounds what it hands on, whatever was said and however loud: each of its channels has a range
 of its own that hardly depends on the sound. So the range can be measured once, at export, and int8 needs no
-look at the numbers at run time (`export.row_products`).
+look at the numbers at run time (`export.quantization.row_products`).
 """
 
 import hashlib
