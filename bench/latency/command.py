@@ -60,6 +60,7 @@ def _add_bundle_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--window", choices=WINDOWS, default=WINDOWS[0], help="of the encoder (default %(default)s)"
     )
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens of a hypothesis")
     group.add_argument("--image-cache", type=Path, metavar="NPZ", help="embeddings for rows with image_id")
     group.add_argument("--limit", type=int, default=50, metavar="N", help="most utterances (default 50)")
     group.add_argument("--batches", default="1,2,4,8", metavar="LIST", help="batch sizes of the throughput")
@@ -153,6 +154,7 @@ def bundle_settings(args: argparse.Namespace) -> BundleSettings:
         cold_runs=args.cold_runs,
         pareto_beams=_numbers("--pareto", args.pareto),
         window=args.window,
+        max_new_tokens=args.max_new_tokens,
     )
 
 

@@ -115,12 +115,14 @@ def load_items(checkpoints: Checkpoints, manifest: Path) -> list[Item]:
         lists = checkpoints.n_best(
             [sf.read(manifest.parent / row["audio"], dtype="float32")[0] for row in part]
         )
-        images = checkpoints.embed_images(
-            [Image.open(manifest.parent / r["image"]).convert("RGB") for r in part]
-        )
+        images = checkpoints.embed_images(_pictures(manifest, part))
         for row, (texts, scores), image in zip(part, lists, images, strict=True):
             items.append(Item(row["reference"], row["group"], texts, scores, image))
     return items
+
+
+def _pictures(manifest: Path, rows: list[dict[str, str]]) -> list[Image.Image]:
+    return [Image.open(manifest.parent / row["image"]).convert("RGB") for row in rows]
 
 
 def _softmax(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -175,11 +177,16 @@ def describe_lists(items: list[Item]) -> dict[str, Any]:
     return found
 
 
-def retrieval(checkpoints: Checkpoints, items: list[Item]) -> float:
-    """How often the caption nearest to a picture is its own."""
-    texts = checkpoints.embed_texts([to_caption_style(item.reference) for item in items])
-    nearest = (np.stack([item.image for item in items]) @ texts.T).argmax(1)
-    return float(np.mean(nearest == np.arange(len(items))))
+def retrieval(checkpoints: Checkpoints, references: list[str], images: NDArray[np.float32]) -> float:
+    """How often the caption nearest to a picture is its own.
+
+    Args:
+        checkpoints: CLIP.
+        references: One caption a picture.
+        images: Unit-norm embeddings, (n, projection width).
+    """
+    texts = checkpoints.embed_texts([to_caption_style(reference) for reference in references])
+    return float(np.mean((images @ texts.T).argmax(1) == np.arange(len(references))))
 
 
 def rescoring(checkpoints: Checkpoints, dev: list[Item], test: list[Item], seed: int) -> dict[str, Any]:
@@ -211,6 +218,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clip", type=Path, default=HERE / "models" / "clip")
     parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of dev/ and test/")
     parser.add_argument("--clean", type=Path, help="manifest of undegraded speech: print its WER only")
+    parser.add_argument("--retrieval", type=Path, metavar="MANIFEST", help="print its retrieval only")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7, help="of the shuffled pictures")
@@ -221,8 +229,14 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     torch.set_num_threads(args.threads)
     checkpoints = Checkpoints(args.whisper, args.clip)
-    if args.clean:
-        found: dict[str, Any] = {"clean": describe_lists(load_items(checkpoints, args.clean))}
+    if args.retrieval:
+        rows = read_manifest(args.retrieval)
+        images = checkpoints.embed_images(_pictures(args.retrieval, rows))
+        found: dict[str, Any] = {
+            "retrieval_at_1": retrieval(checkpoints, [row["reference"] for row in rows], images)
+        }
+    elif args.clean:
+        found = {"clean": describe_lists(load_items(checkpoints, args.clean))}
     else:
         dev, test = (
             load_items(checkpoints, args.data / split / "manifest.jsonl") for split in ("dev", "test")
@@ -230,7 +244,9 @@ def run(args: argparse.Namespace) -> int:
         found = {
             "dev": describe_lists(dev),
             "test": describe_lists(test),
-            "retrieval_at_1": retrieval(checkpoints, test),
+            "retrieval_at_1": retrieval(
+                checkpoints, [item.reference for item in test], np.stack([item.image for item in test])
+            ),
             "rescoring": rescoring(checkpoints, dev, test, args.seed),
         }
     found = {"normalizer": NOTEBOOK} | found

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from bench.human_clips import HeardClips
 from bench.nbest.records import NBestFile
 from bench.report.examples import select_examples
 from bench.report.plots import draw_plots
@@ -22,6 +23,8 @@ def write_report(
     nbest: NBestFile,
     latency: Mapping[str, Any] | None = None,
     images: Mapping[str, Path] | None = None,
+    demo: Mapping[str, Any] | None = None,
+    clips: HeardClips | None = None,
 ) -> Path:
     """Write `index.html` and the folder `plots` into a folder.
 
@@ -31,6 +34,9 @@ def write_report(
         nbest: Lists to show examples of: of the test data if there are any, else of the tuning data.
         latency: Content of `latency.json`, or None.
         images: Picture file of each utterance id; utterances without one are shown without.
+        demo: Of the demo: `recogniser` and `corpus` in words, `max_new_tokens`; `fallback`, why these are not
+            the real ones, and `without_clips`, why people are left out, or None.
+        clips: Of the demo: what was heard of people.
 
     Returns:
         The path of the page. It loads nothing from elsewhere.
@@ -53,6 +59,8 @@ def write_report(
                 examples=select_examples(result, nbest, images or {}),
                 latency=latency,
                 percentiles=PERCENTILES,
+                demo=demo,
+                clips=clips,
             )
         )
         beside = output / f".index.html.{os.getpid()}"

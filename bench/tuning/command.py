@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,13 @@ def pictures_of(utterances: Sequence[Utterance]) -> dict[str, Path]:
     return {utterance.id: utterance.image for utterance in utterances if utterance.image is not None}
 
 
-def write_tune_files(output: Path, result: TuneResult) -> Path:
+def write_tune_files(output: Path, result: TuneResult, more: Mapping[str, Any] | None = None) -> Path:
     """Write `tune.json` and `explanations.jsonl` (one utterance a line), each whole or not at all.
+
+    Args:
+        output: The folder; made if missing.
+        result: The tuning run.
+        more: What `tune.json` is to say beside it.
 
     Returns:
         The path of `tune.json`.
@@ -118,7 +123,7 @@ def write_tune_files(output: Path, result: TuneResult) -> Path:
     Raises:
         OutputError: The folder cannot be written.
     """
-    report = result.to_dict() | {"system": system_info()}
+    report = result.to_dict() | {"system": system_info()} | dict(more or {})
     explanations = (
         json.dumps(explanation.to_dict(), ensure_ascii=False)
         for explanation in explain(result.table, result.steps, result.chosen_alpha)

@@ -1,5 +1,6 @@
 """What a choice of hypotheses is worth: error rates as a whole, by label, and at the limits of the lists."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,7 @@ def rates_by_label(
     baseline: ScoredChoice,
     chosen: ScoredChoice,
 ) -> dict[str, dict[str, Any]]:
-    """Return rates before and after for every label (group or speaker), sorted by label.
+    """Return rates before and after, and the limits of the lists, for every label (group or speaker), sorted.
 
     Utterances without a label count nowhere; without any label the result is empty.
     """
@@ -73,12 +74,25 @@ def rates_by_label(
         name = label(utterance)
         if name is not None:
             rows_of.setdefault(name, []).append(row)
+    lowest, distinct = np.minimum.reduceat(table.errors, table.first[:-1]), distinct_texts(table)
     result = {}
     for name in sorted(rows_of):
         rows = np.array(rows_of[name], dtype=np.int64)
         before, after = rates(table, baseline, rows), rates(table, chosen, rows)
-        result[name] = after | {"baseline_wer": before["wer"], "baseline_cer": before["cer"]}
+        words = int(table.reference_words[rows].sum())
+        result[name] = after | {
+            "baseline_wer": before["wer"],
+            "baseline_cer": before["cer"],
+            "oracle_wer": error_rate(int(lowest[rows].sum()), words),
+            "distinct_texts": float(distinct[rows].mean()),
+        }
     return result
+
+
+def distinct_texts(table: NBestTable) -> IntArray:
+    """Return how many different texts the normaliser leaves of every list, int64, shape (N,)."""
+    bounds = itertools.pairwise(table.first)
+    return np.array([len(set(table.texts[begin:end])) for begin, end in bounds], dtype=np.int64)
 
 
 def list_limits(table: NBestTable, steps: Steps) -> dict[str, float]:
@@ -94,6 +108,7 @@ def list_limits(table: NBestTable, steps: Steps) -> dict[str, float]:
         "oracle_wer": error_rate(int(lowest.sum()), words),
         "anti_oracle_wer": error_rate(int(highest.sum()), words),
         "envelope_oracle_wer": error_rate(int(reached.sum()), words),
+        "distinct_texts": float(distinct_texts(table).mean()),
     }
 
 

@@ -60,6 +60,7 @@ def _assessment_lines(title: str, part: dict[str, Any]) -> Iterator[str]:
     yield f"  {'CER, chosen α':<20}{part['chosen']['cer']:8.2%}"
     for key in ("oracle_wer", "envelope_oracle_wer", "anti_oracle_wer"):
         yield f"  {key.removesuffix('_wer').replace('_', ' ') + ' WER':<20}{part[key]:8.2%}"
+    yield f"  {'distinct texts':<20}{part['distinct_texts']:8.2f}  of a list, as scored"
     probability = confidence["probability_of_improvement"]
     if probability is not None:
         yield f"  {'P(improvement)':<20}{probability:8.2%}  over {confidence['units']} {confidence['unit']}s"
@@ -71,6 +72,6 @@ def _assessment_lines(title: str, part: dict[str, Any]) -> Iterator[str]:
         for name, row in part[label].items():
             yield (
                 f"  {label[:-1]} {name}: {row['utterances']} utterances, "
-                f"WER {row['baseline_wer']:.2%} -> {row['wer']:.2%}, "
+                f"WER {row['baseline_wer']:.2%} -> {row['wer']:.2%} (oracle {row['oracle_wer']:.2%}), "
                 f"CER {row['baseline_cer']:.2%} -> {row['cer']:.2%}"
             )
