@@ -33,7 +33,7 @@ from runtime.features import LogMelExtractor
 from runtime.providers import SessionFactory, SessionSettings, select_provider
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
-EXPORTER_REVISION: Final = 12
+EXPORTER_REVISION: Final = 13
 FULL_DISK_BYTES: Final = 1 << 20  # with less left, a write that failed is taken to have failed for that
 PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
 

@@ -20,10 +20,11 @@ from runtime.audio import load_audio
 from runtime.beam_settings import BeamSearchSettings
 from runtime.bundle import Bundle
 from runtime.pipeline import MultimodalASR
-from tests.conftest import POCKET
+from tests.conftest import POCKET, SHARED
 from tests.reference_generate import Case, compare_nbest, reference_nbest
 
 BEAMS = 5
+CAPTIONS = SHARED / "flickr8k-spoken"
 
 
 def installed(name):
@@ -159,3 +160,13 @@ def test_the_language_is_heard(real, waveforms):
     whisper = real.asr("int8").whisper
     languages = whisper.first_position(whisper.encode(whisper.features(waveforms))).languages
     assert languages == (None if real.name.endswith(".en") else ["en"] * len(waveforms))
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not CAPTIONS.is_dir(), reason=f"no spoken captions at {CAPTIONS}")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_spoken_captions_are_understood(real, precision):
+    rows = read_manifest(CAPTIONS / "manifest.jsonl")[:20]
+    asr = real.asr(precision)
+    nbest = [asr.generate_nbest(row.audio) for row in rows]
+    assert words_wer(rows, nbest) <= 0.06  # of all 150: 4.1 to 4.4 % and 3.5 to 3.8 %

@@ -150,18 +150,6 @@ def test_decode_of_the_real_vocabulary_equals_transformers(name: str, tmp_path: 
         assert tokens.prompt("yo", timestamps=True) == reference.prefix_tokens
 
 
-@pytest.mark.shared
-def test_reads_a_real_checkpoint() -> None:
-    folder = SHARED / "whisper-tiny.en-relearned"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    tokens = WhisperTokens.from_folder(folder)
-    assert tokens.prompt(None) == tokens.prompt("English") == [50257, 50362]
-    assert (tokens.vocab_size, tokens.eos_token_id, tokens.timestamp_begin) == (51864, 50256, 50363)
-    assert (tokens.max_length, tokens.max_initial_timestamp_index) == (448, 50)
-    assert tokens.begin_suppress_tokens == (220, 50256)
-
-
 # ---------------------------------------------------------------------------------------------- prompts
 
 
