@@ -109,9 +109,10 @@ def test_every_graph_passed_the_gate(real):
 
 def test_nbest_lists_are_those_of_transformers(real, waveforms):
     whisper = real.asr("fp32").whisper
-    tokens, features = whisper.tokens, whisper.features(waveforms)
-    prompts = np.array([tokens.prompt(real.language)] * len(waveforms))
-    settings = BeamSearchSettings(BEAMS, max_new_tokens=100)
+    shortest = sorted(waveforms, key=len)[:6]  # PyTorch takes its time
+    tokens, features = whisper.tokens, whisper.features(shortest)
+    prompts = np.array([tokens.prompt(real.language)] * len(shortest))
+    settings = BeamSearchSettings(BEAMS, max_new_tokens=60)
     case = Case(
         seed=0,
         model=load_whisper(real.checkpoint),
