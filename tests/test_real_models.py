@@ -1,15 +1,11 @@
 """OpenAI's weights from packages: how they are found, what is refused, and that they are the originals."""
 
 import hashlib
-import json
-import os
 import struct
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import jiwer
 import numpy as np
 import pytest
 from ctranslate2_files import whisper_variables
@@ -233,29 +229,3 @@ def test_the_tokenizer_behaves_as_the_published_one(unpacked, tmp_path):
     rng = np.random.default_rng(0)
     for ids in rng.integers(0, model.config.vocab_size, (50, 20)).tolist():
         assert found.decode(ids) == published.decode(ids)
-
-
-@pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real speech at {SHARED}")
-@pytest.mark.parametrize("name", REAL[:1])
-def test_a_speech_is_understood_and_the_second_run_is_idle(name, tmp_path):
-    command = [sys.executable, "-m", "export", "real", "--only", name, "--output", str(tmp_path)]
-    command += ["--precision", "fp32"]
-    outputs = [
-        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)
-    ]
-    assert "OpenAI's Whisper tiny.en (MIT licence)" in outputs[0]
-    assert outputs[1].splitlines()[1:] == [f"{tmp_path / name} is up to date"]
-    rows = [json.loads(line) for line in (SHARED / "speech" / "manifest.jsonl").read_text().splitlines()]
-    (row,) = (row for row in rows if row["audio"] == "jfk.flac")
-    audio = SHARED / "speech" / row["audio"]
-    done = subprocess.run(
-        [sys.executable, "-m", "runtime", "transcribe", str(audio), "--bundle", str(tmp_path / name)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ,
-    )
-    heard = done.stdout.strip().replace(",", "").replace(".", "")
-    assert jiwer.wer(row["reference"], heard) == 0.0
