@@ -73,10 +73,10 @@ def _encode(graph: LiveEncoderGraph, features: Tensor) -> Iterator[Tensor]:
     states = graph.convolve(features) + graph.positions
     for layer in graph.layers:
         assert isinstance(layer, EncoderLayer)
-        _, key, value = layer.heads.parts(layer.qkv(layer.attention_norm(states)))
+        query, key, value = layer.project(states)
         yield key[0]
         yield value[0]
-        states = layer(states)
+        states = layer.attend(states, query, key, value)
     yield graph.norm(states)[0]
 
 

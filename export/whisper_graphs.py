@@ -70,9 +70,18 @@ class EncoderLayer(nn.Module):
         Returns:
             Hidden states of the computed positions, (batch, computed, width).
         """
-        query, key, value = self.heads.parts(self.qkv(self.attention_norm(states)))
+        query, key, value = self.project(states)
         if padding is not None:
             key, value = padding.append(key, value)
+        return self.attend(states, query, key, value)
+
+    def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values of hidden states."""
+        query, key, value = self.heads.parts(self.qkv(self.attention_norm(states)))
+        return query, key, value
+
+    def attend(self, states: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return the layer's hidden states, given what `project` made of those before."""
         states = states + self.out(self_attention(query, key, value, self.heads, self.form))
         mlp: Tensor = self.fc2(self.activation(self.fc1(self.mlp_norm(states))))
         return states + mlp

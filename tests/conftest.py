@@ -1,17 +1,27 @@
 """What several test files need: the pocket bundle, exported once a session."""
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
 from export.bundle_writer import ExportRequest, write_bundle
 from export.checkpoints import Source
+from export.packaged_models import MODELS
 from runtime.bundle import Bundle
 from runtime.pipeline import MultimodalASR
 
 ROOT = Path(__file__).parent.parent
 POCKET = ROOT / "bench" / "pocket"
 SHARED = ROOT.parent / "shared" / "data"
+
+
+def weights_installed(name: str) -> bool:
+    """Whether the packages are there that carry the weights of a published model."""
+    try:
+        return all(version(package) for package in MODELS[name].packages)
+    except PackageNotFoundError:
+        return False
 
 
 @pytest.fixture(scope="session")

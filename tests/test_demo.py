@@ -3,7 +3,6 @@
 import hashlib
 import json
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
@@ -18,10 +17,10 @@ from bench.recognition import write_nbest
 from bench.tuning import tune
 from bench.tuning.options import TuneOptions
 from export import packaged_models
-from export.packaged_models import MODELS, PackagedModel
+from export.packaged_models import PackagedModel
 from runtime.errors import ManifestError, OutputError, WeightsUnavailableError
 from runtime.pipeline import MultimodalASR
-from tests.conftest import POCKET
+from tests.conftest import POCKET, weights_installed
 
 HUMAN_CLIPS = 10
 
@@ -171,16 +170,9 @@ def test_numbers_are_the_only_words_of_the_references_that_the_scoring_changes()
 # -- the real ones ----------------------------------------------------------------------
 
 
-def installed():
-    try:
-        return all(version(package) for package in MODELS[demo.MODEL].packages)
-    except PackageNotFoundError:
-        return False
-
-
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.skipif(not installed(), reason="the package of tiny.en is missing: make demo")
+@pytest.mark.skipif(not weights_installed(demo.MODEL), reason="the package of tiny.en is missing: make demo")
 def test_real_weights_hear_people_and_gain_from_the_picture(tmp_path):
     cast = demo.choose(tmp_path / "models")
     assert cast.fallback is None

@@ -3,7 +3,6 @@
 import hashlib
 import struct
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from export.cli import main
 from export.packaged_models import MODELS, PackagedModel, assemble, known_model, origin
 from runtime.errors import CheckpointError, OutputError, SettingsError
 from runtime.whisper_tokens import WhisperTokens
-from tests.conftest import ROOT, SHARED
+from tests.conftest import ROOT, SHARED, weights_installed
 
 PARTS = (b"first part, ", b"second part")
 
@@ -112,19 +111,12 @@ def test_the_versions_of_the_extra_are_pinned():
 # -- the real ones ----------------------------------------------------------------------
 
 
-def installed(name):
-    try:
-        return all(version(package) for package in MODELS[name].packages)
-    except PackageNotFoundError:
-        return False
-
-
 REAL = [
     pytest.param(
         name,
         marks=[
             pytest.mark.real,
-            pytest.mark.skipif(not installed(name), reason=f"the packages of {name} are missing: make real"),
+            pytest.mark.skipif(not weights_installed(name), reason=f"no package of {name}: make real"),
         ],
     )
     for name in MODELS

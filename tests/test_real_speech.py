@@ -6,7 +6,6 @@ measured; each figure is beside its bound.
 
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import jiwer
@@ -22,7 +21,7 @@ from runtime.audio import load_audio
 from runtime.beam_settings import BeamSearchSettings
 from runtime.bundle import Bundle
 from runtime.pipeline import MultimodalASR
-from tests.conftest import POCKET, ROOT, SHARED
+from tests.conftest import POCKET, ROOT, SHARED, weights_installed
 from tests.reference_generate import Case, compare_nbest, reference_nbest
 
 BEAMS = 5
@@ -30,17 +29,10 @@ LONGEST_S = 9.0  # longer recordings are left out, for the tests to stay short
 CAPTIONS = SHARED / "flickr8k-spoken"
 
 
-def installed(name):
-    try:
-        return all(version(package) for package in MODELS[name].packages)
-    except PackageNotFoundError:
-        return False
-
-
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(
-        not all(installed(name) for name in MODELS),
+        not all(weights_installed(name) for name in MODELS),
         reason="the packages with real weights are missing: make real",
     ),
 ]

@@ -5,25 +5,21 @@ recogniser writes them: with a full stop, "2" for "two", "the" for "a", and word
 """
 
 import argparse
-import json
 import logging
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
 
 from bench.pocket.captions import Scene
-from bench.pocket.clip_batches import NOTHING, make_batch, training_scene
+from bench.pocket.clip_batches import Batch, make_batch, training_scene
 from bench.pocket.descriptions import draw_description
 from bench.pocket.strangers import STRANGERS
-from bench.pocket.train_clip import END_SCALE, WIDTH, WRONG, losses, save_model
-from bench.pocket.training import Session, add_arguments, learning_rate_factor
-from bench.pocket.vocabulary import NOUNS, NUMBERS, OBJECT_COLOURS
+from bench.pocket.train_clip import END_SCALE, LATE_PATCH_WEIGHT, WRONG, fit
+from bench.pocket.training import add_arguments
+from bench.pocket.vocabulary import NOUNS, NUMBERS
 from runtime.console import run_guarded
 
 START: Final = Path(__file__).parent / "models" / "clip"
@@ -59,39 +55,12 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     tokenizer: Any = CLIPProcessor.from_pretrained(args.start).tokenizer
     model: Any = CLIPModel.from_pretrained(args.start, dtype=torch.float32, attn_implementation="eager")
-    head = nn.Linear(WIDTH, NOTHING + 1 + len(OBJECT_COLOURS) + 1)
-    trained = [*(p for n, p in model.named_parameters() if n != "logit_scale"), *head.parameters()]
-    optimiser = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
-    session = Session(args.work, {"model": model, "head": head, "optimiser": optimiser})
-    bar = tqdm(total=args.steps, initial=session.step, desc="clip", disable=not sys.stderr.isatty())
-    while session.step < args.steps:
-        for group in optimiser.param_groups:
-            group["lr"] = args.learning_rate * learning_rate_factor(session.step, args.steps, 50)
-        rng = np.random.default_rng([args.seed, 300, session.step])
-        batch = make_batch(rng, tokenizer, args.batch, WRONG, description_or_caption, as_recognised)
-        with torch.autocast("cpu", torch.bfloat16):
-            parts = losses(model, head, batch, END_SCALE)
-        loss = parts["retrieval"] + 0.5 * parts["reverse"] + parts["list"] + 0.3 * parts["patch"]
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        session.step += 1
-        bar.update()
-        if session.step % 25 == 0:
-            session.log(loss=loss.item(), **{name: part.item() for name, part in parts.items()})
-        if session.step % args.save_every == 0 or session.step == args.steps:
-            session.save()
-            save_model(model, tokenizer, args.output)
-    bar.close()
-    shutil.copyfile(args.work / "log.jsonl", args.output / "training_log.jsonl")
-    summary = {
-        "steps": session.step,
-        "seconds": round(session.seconds),
-        "batch": args.batch,
-        "seed": args.seed,
-    }
-    (args.output / "training.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+    def draw(step: int) -> Batch:
+        rng = np.random.default_rng([args.seed, 300, step])
+        return make_batch(rng, tokenizer, args.batch, WRONG, description_or_caption, as_recognised)
+
+    fit(args, model, tokenizer, draw, lambda _: (END_SCALE, LATE_PATCH_WEIGHT), warm_up=50)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

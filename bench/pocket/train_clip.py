@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ WIDTH: Final = 128
 WRONG: Final = 6  # wrong captions for each picture
 MERGES: Final = 240
 START_SCALE, END_SCALE = 20.0, 100.0  # of the cosine; 100 is what the fusion uses
+LATE_PATCH_WEIGHT: Final = 0.3
 
 
 def make_tokenizer() -> Any:
@@ -116,22 +118,50 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
+
+    def draw(step: int) -> Batch:
+        rng = np.random.default_rng([args.seed, 200, step])
+        return make_batch(rng, tokenizer, args.batch, WRONG)
+
+    fit(args, make_model(tokenizer), tokenizer, draw, _phase, warm_up=200)
+
+
+def _phase(progress: float) -> tuple[float, float]:
+    """Sharpen the cosine and look at the patches during the first half."""
+    scale = START_SCALE + (END_SCALE - START_SCALE) * min(1.0, progress / 0.5)
+    return scale, 1.0 if progress < 0.5 else LATE_PATCH_WEIGHT
+
+
+def fit(
+    args: argparse.Namespace,
+    model: Any,
+    tokenizer: Any,
+    draw: Callable[[int], Batch],
+    phase: Callable[[float], tuple[float, float]],
+    warm_up: int,
+) -> None:
+    """Train a `CLIPModel` to `args.steps`, going on from `args.work`, and write it at every save.
+
+    Args:
+        args: Options of `add_arguments`.
+        model: Where to begin.
+        tokenizer: Written beside the weights.
+        draw: The batch of a step.
+        phase: Factor of the cosine, and weight of the patches' loss, at a share of all steps.
+        warm_up: Steps.
+    """
     head = nn.Linear(WIDTH, NOTHING + 1 + len(OBJECT_COLOURS) + 1)
     trained = [*(p for n, p in model.named_parameters() if n != "logit_scale"), *head.parameters()]
     optimiser = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
     session = Session(args.work, {"model": model, "head": head, "optimiser": optimiser})
     bar = tqdm(total=args.steps, initial=session.step, desc="clip", disable=not sys.stderr.isatty())
     while session.step < args.steps:
-        step = session.step
-        progress = step / args.steps
-        scale = START_SCALE + (END_SCALE - START_SCALE) * min(1.0, progress / 0.5)
+        scale, patch_weight = phase(session.step / args.steps)
         for group in optimiser.param_groups:
-            group["lr"] = args.learning_rate * learning_rate_factor(step, args.steps, 200)
-        batch = make_batch(np.random.default_rng([args.seed, 200, step]), tokenizer, args.batch, WRONG)
+            group["lr"] = args.learning_rate * learning_rate_factor(session.step, args.steps, warm_up)
+        batch = draw(session.step)
         with torch.autocast("cpu", torch.bfloat16):
             parts = losses(model, head, batch, scale)
-        patch_weight = 1.0 if progress < 0.5 else 0.3
         loss = parts["retrieval"] + 0.5 * parts["reverse"] + parts["list"] + patch_weight * parts["patch"]
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)

@@ -27,9 +27,8 @@ SEED: Final = 5
 # What people also record: a range must not be passed by the first noise.
 NOISE_LEVELS: Final = (0.0, 1e-3, 0.3)
 
-Ranges = Mapping[
-    str, NDArray[np.float32]
-]  # largest magnitude of each channel (inner,), by digest of the weights
+# Largest magnitude of each channel (inner,), by digest of the weights.
+Ranges = Mapping[str, NDArray[np.float32]]
 
 
 def digest(weights: NDArray[np.float32]) -> str:

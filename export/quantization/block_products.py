@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.quantization.graph_editor import MICROSOFT, GraphEditor, make_node
+from export.quantization.scales import symmetric_scales
 
 # Numbers that share a scale. Over a step of whisper-base, blocks of 256 are 1 % quicker and err a third more;
 # blocks of 64 are 6 % slower (docs/performance.md).
@@ -111,5 +112,5 @@ def _in_blocks(rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np
     padded = np.zeros((outer, blocks * BLOCK), np.float32)
     padded[:, :inner] = rows
     parts = padded.reshape(outer, blocks, BLOCK)
-    scales = np.maximum(np.abs(parts).max(axis=2) / 127, np.finfo(np.float32).tiny)
-    return (np.rint(parts / scales[:, :, None]) + 128).astype(np.uint8), scales.astype(np.float32)
+    scales = symmetric_scales(parts, axis=2)
+    return (np.rint(parts / scales) + 128).astype(np.uint8), scales[:, :, 0]

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from export.quantization.activation_ranges import Ranges, digest
 from export.quantization.graph_editor import MICROSOFT, GraphEditor, make_node
+from export.quantization.scales import LEVELS, symmetric_scales
 from export.quantization.smoothing import divide_in_norm, norm_of, smoothing_factors
 
 SMOOTHING: Final = 0.8  # share of a channel's size that moves into the weights; 0.5 to 0.9 tried
 HEADROOM: Final = 1.1  # of a fixed range above what was measured; what lies beyond is cut off
-LEVELS: Final = 127.0
 MIDDLE: Final = 128  # activations are unsigned: the form for which processors have instructions
 SMALLEST: Final = 1e-20  # a row of zeros stays one
 
@@ -103,9 +103,9 @@ def _integer_product(
     """Quantise the weights of a product, one scale per output channel, and return its integer form."""
     table = node.input[1]
     weights = graph.array(table)
-    scales = np.maximum(np.abs(weights).max(axis=0) / LEVELS, np.finfo(np.float32).tiny).astype(np.float32)
+    scales = symmetric_scales(weights, axis=0)
     graph.constant(f"{table}_int8", np.rint(weights / scales).astype(np.int8))
-    graph.constant(f"{table}_scales", scales)
-    graph.constant(f"{table}_zero", np.zeros(len(scales), np.int8))
+    graph.constant(f"{table}_scales", scales[0])
+    graph.constant(f"{table}_zero", np.zeros(scales.size, np.int8))
     inputs = [quantized, f"{table}_int8", scale, f"{table}_scales", "int8_middle", f"{table}_zero", *bias]
     return make_node("MatMulIntegerToFloat", inputs, output, domain=MICROSOFT)

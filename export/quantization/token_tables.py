@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 from export.quantization.block_products import block_names
 from export.quantization.graph_editor import GraphEditor, make_node
+from export.quantization.scales import symmetric_scales
 from export.quantization.smoothing import Factors
 
 
@@ -39,9 +40,9 @@ def quantize_rows_of_tables(graph: GraphEditor) -> None:
         if graph.tensors[table].data_type != TensorProto.FLOAT:
             continue
         weights = graph.array(table)
-        scales = np.maximum(np.abs(weights).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny)
+        scales = symmetric_scales(weights, axis=1)
         rows = graph.constant(f"{table}_rows_int8", np.rint(weights / scales).astype(np.int8))
-        scale = graph.constant(f"{table}_row_scales", scales.astype(np.float32))
+        scale = graph.constant(f"{table}_row_scales", scales)
         graph.replace(
             gather,
             [
