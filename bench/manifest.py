@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.config_files import parse_json
+from runtime.bundle.json_files import parse_json
 from runtime.errors import ManifestError
 
 JSONL_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})

@@ -22,15 +22,23 @@ from tqdm import tqdm
 
 from export.checkpoints import Source, load_clip, load_whisper, save_clip_settings, save_whisper_settings
 from export.exchange import exchange
-from export.graph_files import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
-from export.live_export import add_live_encoder
+from export.graphs.fixed_decoder import write_fixed_decoder
+from export.graphs.quantization.activation_ranges import Ranges, encoder_ranges
+from export.graphs.write import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
 from export.parity import Difference, check_clip, check_whisper
-from export.quantization.activation_ranges import Ranges, encoder_ranges
-from export.static_step import write_static_decoder
-from runtime.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle, graph_path, sha256_of, static_decoder_path
+from export.short_window.gate import add_short_encoder
+from runtime.bundle.bundle import (
+    MANIFEST,
+    PRECISIONS,
+    SCHEMA,
+    Bundle,
+    fixed_decoder_path,
+    graph_path,
+    sha256_of,
+)
 from runtime.errors import BundleError, EarsightError, OutputError, SettingsError
-from runtime.features import LogMelExtractor
-from runtime.providers import SessionFactory, SessionSettings, select_provider
+from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
+from runtime.whisper.log_mel import LogMelExtractor
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
 EXPORTER_REVISION: Final = 13
@@ -48,7 +56,7 @@ class ExportRequest:
         output: Bundle folder.
         precisions: Of "fp32", "int8", "fp16".
         overwrite: Replace a folder that is there and is no bundle.
-        static_steps: Also write the decoder in fixed shapes, for CUDA graphs.
+        fixed_steps: Also write the decoder in fixed shapes, for CUDA graphs.
     """
 
     whisper: Source
@@ -56,7 +64,7 @@ class ExportRequest:
     output: Path
     precisions: tuple[str, ...] = ("fp32", "int8")
     overwrite: bool = False
-    static_steps: bool = False
+    fixed_steps: bool = False
 
     def __post_init__(self) -> None:
         unknown = [precision for precision in self.precisions if precision not in PRECISIONS]
@@ -65,8 +73,8 @@ class ExportRequest:
                 f"precisions are {','.join(self.precisions) or 'empty'}; "
                 f"expected some of {','.join(PRECISIONS)}"
             )
-        if self.static_steps and set(self.precisions) == {"int8"}:
-            raise SettingsError("--static-steps needs fp32 or fp16 among the precisions: CUDA runs no int8")
+        if self.fixed_steps and set(self.precisions) == {"int8"}:
+            raise SettingsError("--fixed-steps needs fp32 or fp16 among the precisions: CUDA runs no int8")
 
     def identity(self) -> dict[str, Any]:
         """Return what a bundle must have been made of to count as up to date."""
@@ -76,7 +84,7 @@ class ExportRequest:
             "precisions": [precision for precision in PRECISIONS if precision in self.precisions],
             "exporter": EXPORTER_REVISION,
         }
-        return identity | ({"static_steps": True} if self.static_steps else {})
+        return identity | ({"fixed_steps": True} if self.fixed_steps else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +159,7 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
             WHISPER_GRAPHS,
             check_whisper,
             encoder_ranges,
-            add_live_encoder,
+            add_short_encoder,
         ),
         _Part("clip", request.clip, load_clip, save_clip_settings, CLIP_GRAPHS, check_clip),
     )
@@ -187,10 +195,10 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
                 remove_graphs(part.graphs, "fp32", folder)
             del model
             gc.collect()
-    if request.static_steps:
+    if request.fixed_steps:
         for precision in set(wanted) - {"int8"}:
             decoder = folder / graph_path("decoder_model", precision)
-            write_static_decoder(decoder, folder / static_decoder_path(precision))
+            write_fixed_decoder(decoder, folder / fixed_decoder_path(precision))
     _write_manifest(folder, request.output.name, identity, sources, {"parity": parity, **more})
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import CLIPModel, PreTrainedModel, WhisperForConditionalGeneration
 
-from export.clip_graphs import LEGACY_EOS_TOKEN_ID
+from export.modules.clip import LEGACY_EOS_TOKEN_ID
 from export.sources import ctranslate2, huggingface
 from export.sources.source import Source
 from export.sources.whisper_generation import generation_json
 from export.sources.whisper_tokenizer import read_tokenizer
 from runtime.errors import BundleError, CheckpointError
-from runtime.whisper_tokens import WhisperTokens
+from runtime.whisper.tokens import WhisperTokens
 
 __all__ = ["Source", "load_clip", "load_whisper", "save_clip_settings", "save_whisper_settings"]
 

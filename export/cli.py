@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 
-from runtime.bundle import PRECISIONS
-from runtime.console import EXIT_DONE, run_guarded
+from runtime.bundle.bundle import PRECISIONS
+from runtime.commands.console import EXIT_DONE, run_guarded
 
 PROGRAM = "python -m export"
 SUBCOMMANDS = ("engines", "real")
@@ -55,7 +55,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"comma-separated, of {','.join(PRECISIONS)} (default %(default)s; CPUs: int8, GPUs: fp16)",
     )
     parser.add_argument(
-        "--static-steps", action="store_true", help="also write the decoder in fixed shapes, for CUDA graphs"
+        "--fixed-steps", action="store_true", help="also write the decoder in fixed shapes, for CUDA graphs"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is no bundle")
     parser.add_argument("--verbose", action="store_true", help="log what the libraries have to say")
@@ -70,10 +70,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Export and print what was checked."""
     # Imported here, so that --help answers at once: torch and transformers take seconds to load.
-    from export.architectures import make_clip_checkpoint, make_whisper_checkpoint
     from export.bundle_writer import ExportRequest, write_bundle
     from export.checkpoints import Source
     from export.console import outcome, quieten_libraries
+    from export.random_checkpoints import make_clip_checkpoint, make_whisper_checkpoint
 
     if not args.verbose:
         quieten_libraries()
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
                 clip = Source(str(folder / name))
         precisions = tuple(part.strip() for part in args.precision.split(",") if part.strip())
         request = ExportRequest(
-            whisper, clip, args.output, precisions, args.overwrite, static_steps=args.static_steps
+            whisper, clip, args.output, precisions, args.overwrite, fixed_steps=args.fixed_steps
         )
         bundle, written = write_bundle(request)
     print(outcome(bundle, written))

@@ -2,7 +2,7 @@
 
 import logging
 
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
 
 
 def quieten_libraries() -> None:

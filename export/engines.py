@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.bundle import Bundle
-from runtime.console import EXIT_DONE
-from runtime.providers import SessionFactory, SessionSettings, select_provider
-from runtime.tensorrt import EngineSettings, plan_engine
-from runtime.tensorrt_profiles import EngineLimits, build_profile, graph_name, limits_of, read_inputs
+from runtime.bundle.bundle import Bundle
+from runtime.commands.console import EXIT_DONE
+from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
+from runtime.sessions.tensorrt.engines import EngineSettings, plan_engine
+from runtime.sessions.tensorrt.profiles import EngineLimits, build_profile, graph_name, limits_of, read_inputs
 
 _LIMIT_HELP = {
     "batch": "utterances at a time",

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import CLIPModel, WhisperForConditionalGeneration
 
-from export.padding_statistics import examples
-from runtime.bundle import graph_path
-from runtime.clip_tokens import ClipTokens
+from export.made_up_speech import examples
+from runtime.bundle.bundle import graph_path
+from runtime.clip.tokens import ClipTokens
 from runtime.errors import ParityError
-from runtime.providers import SessionFactory
-from runtime.whisper import WhisperModel
+from runtime.sessions.factory import SessionFactory
+from runtime.whisper.model import WhisperModel
 
 # Largest relative error ||ours - theirs|| / ||theirs||. float32 differs by the order of sums only (measured
 # 1e-7 to 1e-5), float16 has 11 bits through a dozen layers or more. int8: real tiny.en and base,

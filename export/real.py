@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from export.packaged_models import MODELS, PackagedModel, assemble, known_model, origin
-from runtime.bundle import Bundle
-from runtime.console import EXIT_DONE
+from export.sources.packages import MODELS, PackagedModel, assemble, known_model, origin
+from runtime.bundle.bundle import Bundle
+from runtime.commands.console import EXIT_DONE
 
 POCKET_CLIP: Final = Path(__file__).parents[1] / "bench" / "pocket" / "models" / "clip"
 

@@ -9,23 +9,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from runtime.audio import AudioSource, load_audio
-from runtime.beam_settings import BeamSearchSettings
-from runtime.bundle import Bundle
-from runtime.clip import ImageEncoder, TextEncoder
+from runtime.audio.load import AudioSource, load_audio
+from runtime.audio.segmentation import DEFAULT_PAUSE_S
+from runtime.bundle.bundle import Bundle
+from runtime.clip.cache import load_image_cache
+from runtime.clip.encoders import ImageEncoder, TextEncoder
+from runtime.clip.pictures import ImageSource
 from runtime.errors import ImageCacheError, ImageNotFoundError, SettingsError
 from runtime.fusion import fuse, normalize_transcript, rank, to_caption_style
-from runtime.image_cache import load_image_cache
-from runtime.image_files import ImageSource
-from runtime.joining import join_hypotheses, join_rescored, joined_text
-from runtime.live_encoder import Window
-from runtime.providers import SessionFactory, SessionSettings, select_provider
-from runtime.recognition import RecognisedSegment, Recognizer
-from runtime.results import Hypothesis, RescoredHypothesis, SegmentTranscription, Transcription
-from runtime.segmentation import DEFAULT_PAUSE_S
-from runtime.speech_presence import DEFAULT_GATE, SpeechGate
-from runtime.static_step import StaticWhisperModel
-from runtime.whisper import WhisperModel
+from runtime.recognizer import RecognisedSegment, Recognizer
+from runtime.results import (
+    Hypothesis,
+    RescoredHypothesis,
+    SegmentTranscription,
+    Transcription,
+    join_hypotheses,
+    join_rescored,
+    joined_text,
+)
+from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
+from runtime.speech_gate import DEFAULT_GATE, SpeechGate
+from runtime.whisper.beam_settings import BeamSearchSettings
+from runtime.whisper.fixed_decoder import FixedWhisperModel
+from runtime.whisper.model import WhisperModel
+from runtime.whisper.short_encoder import Window
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +57,8 @@ class MultimodalASR:
         max_new_tokens: Most tokens of a hypothesis, end-of-text included; None for what the checkpoint
             allows. Scores are means per token and reward endless repetition: a bound that suits the
             utterances keeps a weak checkpoint from it.
-        static_steps: Decode in fixed shapes, recorded as CUDA graphs on a GPU; the bundle must have been
-            exported with `--static-steps`.
+        fixed_steps: Decode in fixed shapes, recorded as CUDA graphs on a GPU; the bundle must have been
+            exported with `--fixed-steps`.
         window: How much of the encoder's window is computed: "full"; "fast", what speech needs where that is
             less; "auto", "fast" where the bundle measured at export that it costs no more than it may.
         speech_gate: When `transcribe` gives no text because there is no speech; None to believe all text.
@@ -76,7 +83,7 @@ class MultimodalASR:
         providers: str | Sequence[str] | None = None,
         threads: int | None = None,
         max_new_tokens: int | None = None,
-        static_steps: bool = False,
+        fixed_steps: bool = False,
         window: Window = "full",
         speech_gate: SpeechGate | None = DEFAULT_GATE,
         pause_s: float = DEFAULT_PAUSE_S,
@@ -86,7 +93,7 @@ class MultimodalASR:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.sessions = SessionFactory(select_provider(providers), SessionSettings(threads=threads))
         self.precision = precision or default_precision(self.bundle, self.sessions.device)
-        model = StaticWhisperModel if static_steps else WhisperModel
+        model = FixedWhisperModel if fixed_steps else WhisperModel
         self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions, window)
         self.text_encoder = TextEncoder(self.bundle, self.precision, self.sessions)
         self.image_encoder = ImageEncoder(self.bundle, self.precision, self.sessions)

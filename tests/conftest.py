@@ -7,8 +7,8 @@ import pytest
 
 from export.bundle_writer import ExportRequest, write_bundle
 from export.checkpoints import Source
-from export.packaged_models import MODELS
-from runtime.bundle import Bundle
+from export.sources.packages import MODELS
+from runtime.bundle.bundle import Bundle
 from runtime.pipeline import MultimodalASR
 
 ROOT = Path(__file__).parent.parent

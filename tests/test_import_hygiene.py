@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.conftest import ROOT
+
 HEAVY = (
     "torch",
     "transformers",
@@ -23,7 +24,7 @@ HEAVY = (
 
 
 def test_importing_the_runtime_loads_nothing_heavy() -> None:
-    code = f"import runtime, runtime.cli, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    code = f"import runtime, runtime.commands.main, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

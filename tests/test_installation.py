@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
+
 TEST_SET = ROOT / "bench" / "pocket" / "data" / "test"
 FOREIGN = ("torch", "transformers", "optimum", "onnx", "jiwer", "matplotlib")
 

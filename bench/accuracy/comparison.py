@@ -10,9 +10,9 @@ import numpy as np
 
 from bench.nbest.records import NBestUtterance
 from bench.nbest.table import NBestTable, build_table
-from bench.normalizers import NOTEBOOK, Normalizer
-from bench.normalizers import normalizer as normalizer_named
-from bench.scoring import error_rate
+from bench.text.normalizers import NOTEBOOK, Normalizer
+from bench.text.normalizers import normalizer as normalizer_named
+from bench.text.scoring import error_rate
 from bench.tuning.fusion_lines import fusion_lines, trace_steps
 from bench.tuning.surface import error_surface
 from runtime.errors import NBestFileError

@@ -2,7 +2,7 @@
 
 import sys
 
-from bench.gpu_check.command import main
+from bench.commands.gpu_check import main
 
 if __name__ == "__main__":
     sys.exit(main())

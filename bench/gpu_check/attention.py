@@ -2,7 +2,7 @@
 
 - growing: the project's graph. One cache for all beams of an utterance, a mask tells which entries a beam
   descends from, and every step returns a longer cache.
-- fixed: the same in a buffer that a step writes into (`export.static_step`).
+- fixed: the same in a buffer that a step writes into (`export.graphs.fixed_decoder`).
 - indirect: `com.microsoft.DecoderMaskedMultiHeadAttention`. One cache a beam, and `cache_indirection` tells
   for every position in whose cache to look.
 
@@ -18,9 +18,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from bench.latency.timing import Stopwatch, summarize
-from runtime.providers import Provider, SessionSettings, provider_list, session_options
-from runtime.whisper import HIDDEN
+from bench.measure.timing import Stopwatch, summarize
+from runtime.sessions.factory import Provider, SessionSettings, provider_list, session_options
+from runtime.whisper.model import HIDDEN
 
 FORMS: Final = ("growing", "fixed", "indirect")
 _MICROSOFT: Final = "com.microsoft"
@@ -262,7 +262,7 @@ def attention_model(form: str, work: AttentionWork) -> bytes:
 
 
 def _masked_layer(form: str, work: AttentionWork, i: int, states: str, nodes: list[Any]) -> str:  # noqa: ARG001
-    """Append what `export.whisper_graphs.DecoderLayer` does between its projections."""
+    """Append what `export.modules.whisper.DecoderLayer` does between its projections."""
     from onnx import helper
 
     node = helper.make_node

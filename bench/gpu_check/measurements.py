@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from bench.gpu_check.trace import read_copies
 from bench.latency.architecture import short_captions
-from bench.latency.graph_bytes import cache_bytes, cross_bytes, weight_bytes
-from bench.latency.timing import Stopwatch, summarize
+from bench.measure.graph_bytes import cache_bytes, cross_bytes, weight_bytes
+from bench.measure.timing import Stopwatch, summarize
 from bench.peers.base import NBest, Workload
 from bench.peers.earsight import EarsightSpeech, TimedSession
 from bench.peers.models import read_geometry
-from runtime.bundle import Bundle, graph_path
-from runtime.clip import TextEncoder
-from runtime.providers import Provider, SessionFactory, SessionSettings
-from runtime.whisper import WhisperModel
+from runtime.bundle.bundle import Bundle, graph_path
+from runtime.clip.encoders import TextEncoder
+from runtime.sessions.factory import Provider, SessionFactory, SessionSettings
+from runtime.whisper.model import WhisperModel
 
 Features = NDArray[np.float32]
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from bench.gpu_check.measurements import DeviceSpeech, Work, measure_speech, release, same_shares
-from bench.latency.timing import Stopwatch, summarize
+from bench.measure.timing import Stopwatch, summarize
 from runtime.errors import ProviderError, SettingsError
-from runtime.providers import Provider, SessionFactory, SessionSettings
-from runtime.static_step import StaticWhisperModel
+from runtime.sessions.factory import Provider, SessionFactory, SessionSettings
+from runtime.whisper.fixed_decoder import FixedWhisperModel
 
 STEP_FORMS: Final = ("growing", "fixed", "recorded")
 
@@ -16,7 +16,7 @@ STEP_FORMS: Final = ("growing", "fixed", "recorded")
 class FixedSpeech(DeviceSpeech):
     """`DeviceSpeech` whose decoder runs in fixed shapes; recorded where the sessions' settings say so."""
 
-    model_kind = StaticWhisperModel
+    model_kind = FixedWhisperModel
 
 
 def compare_steps(

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.gpu_check.measurements import Work
 from bench.latency.architecture import short_captions, tokenize
-from bench.latency.timing import Stopwatch
+from bench.measure.timing import Stopwatch
 from bench.peers.clip_text import padded
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.latency.graph_bytes import cache_bytes, cross_bytes, weight_bytes
 from bench.latency.side_by_side import (
     Rounds,
     SystemResult,
@@ -20,16 +19,17 @@ from bench.latency.side_by_side import (
     ratio_table,
     started,
 )
-from bench.latency.timing import ratio_of_medians, summarize
+from bench.measure.graph_bytes import cache_bytes, cross_bytes, weight_bytes
+from bench.measure.timing import ratio_of_medians, summarize
 from bench.peers.base import Workload
 from bench.peers.clip_text import FULL_LENGTH, TextWork
 from bench.peers.driver import Worker
 from bench.peers.models import ModelFolders, make_workload, prepare_models, read_geometry
 from bench.peers.registry import SPEECH_PRECISIONS, TEXT_PRECISIONS, expand
-from runtime.bundle import Bundle, graph_path
+from runtime.bundle.bundle import Bundle, graph_path
 from runtime.errors import SettingsError
 
-OURS, OURS_LIVE = "earsight", "earsight_live"
+OURS, OURS_SHORT = "earsight", "earsight_short"
 READS_PER_TURN = 3
 SECONDS_A_FRAME = 0.01  # of log-mel, in every published Whisper
 SHORT_CAPTION_TOKENS = (4, 12)
@@ -75,7 +75,7 @@ class ArchitectureSettings:
     def systems(self) -> list[str]:
         """Return systems with precision, this project first."""
         available = TEXT_PRECISIONS if self.is_text else SPEECH_PRECISIONS
-        ours = [OURS] if self.seconds is None or self.is_text else [OURS, OURS_LIVE]
+        ours = [OURS] if self.seconds is None or self.is_text else [OURS, OURS_SHORT]
         return expand([*ours, *self.peers], list(self.precisions), available)
 
     def to_dict(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def short_captions(count: int, seed: int) -> list[str]:
 
 def tokenize(bundle: Path, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of texts, start and end of text included."""
-    from runtime.clip_tokens import ClipTokens
+    from runtime.clip.tokens import ClipTokens
 
     return ClipTokens.from_folder(bundle / "clip").encode(texts)
 

@@ -11,17 +11,17 @@ from tqdm import tqdm
 
 from bench.latency.pareto import Point, pareto_report
 from bench.latency.stage_timing import STAGES, StageTimer
-from bench.latency.timing import LatencySummary, Stopwatch, summarize
 from bench.manifest import Utterance, read_manifest
-from bench.normalizers import DEFAULT_NORMALIZER, NOTEBOOK, Normalizer, normalizer
+from bench.measure.system_info import usable_cores
+from bench.measure.timing import LatencySummary, Stopwatch, summarize
 from bench.peers.driver import Worker
-from bench.scoring import count_word_errors, error_rate
-from bench.system_info import usable_cores
-from runtime.audio import SAMPLING_RATE, load_audio
-from runtime.bundle import Bundle
+from bench.text.normalizers import DEFAULT_NORMALIZER, NOTEBOOK, Normalizer, normalizer
+from bench.text.scoring import count_word_errors, error_rate
+from runtime.audio.load import SAMPLING_RATE, load_audio
+from runtime.bundle.bundle import Bundle
 from runtime.errors import ManifestError, SettingsError
-from runtime.live_encoder import WINDOWS, Window
 from runtime.pipeline import MultimodalASR
+from runtime.whisper.short_encoder import WINDOWS, Window
 
 MEMORY_UTTERANCES = 4
 
@@ -237,7 +237,7 @@ def pareto_points(
         (precision, beams, window)
         for precision in bundle.precisions
         for beams in settings.pareto_beams
-        for window in (WINDOWS if bundle.live_window(precision) else WINDOWS[:1])
+        for window in (WINDOWS if bundle.short_window(precision) else WINDOWS[:1])
         if window != "auto"  # one of the other two
     ]
     points = []

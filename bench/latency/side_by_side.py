@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.latency.timing import LatencySummary, ratio_of_medians, summarize
+from bench.measure.timing import LatencySummary, ratio_of_medians, summarize
 from bench.peers.driver import Kind, Worker, converted
 from bench.peers.models import ModelFolders
 from runtime.errors import SettingsError

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.latency.timing import Stopwatch
 from bench.manifest import Utterance
+from bench.measure.timing import Stopwatch
 from bench.peers.earsight import TimedSession, add_decoding_stages
-from runtime.audio import load_audio
-from runtime.audio_files import open_audio
+from runtime.audio.files import open_audio
+from runtime.audio.load import load_audio
 from runtime.fusion import fuse, rank, to_caption_style
 from runtime.pipeline import MultimodalASR
 
@@ -58,7 +58,7 @@ class StageTimer:
         with watch.lap("log_mel"):
             log_mel = features([waveform])
         with watch.lap("encoder"):
-            cross = asr.whisper.encode(log_mel, asr.whisper.live_positions(waveform.size))
+            cross = asr.whisper.encode(log_mel, asr.whisper.leading_positions(waveform.size))
         language, task = asr.language, None
         if language is None and asr.whisper.tokens.detects_language:
             with watch.lap("language"):

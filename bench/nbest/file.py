@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from bench.nbest.records import SCHEMA, NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
-from runtime.config_files import parse_json
+from runtime.bundle.json_files import parse_json
 from runtime.errors import NBestFileError, OutputError
 
 LARGEST_NUMBER: Final = 1e6  # of scores, cosines and seconds; what is larger is damaged, and overflows sums

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.nbest.records import NBestHypothesis, NBestUtterance
-from bench.normalizers import Normalizer
-from bench.scoring import ErrorCounts, IntArray, count_word_errors
+from bench.text.normalizers import Normalizer
+from bench.text.scoring import ErrorCounts, IntArray, count_word_errors
 from runtime.errors import NBestFileError
 
 AsrScore = Literal["mean", "sum"]

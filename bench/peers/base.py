@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.latency.timing import Stopwatch
+from bench.measure.timing import Stopwatch
 from runtime.errors import EarsightError, SettingsError
 
 Features = NDArray[np.float32]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.latency.timing import Stopwatch
+from bench.measure.timing import Stopwatch
 
 TokenIds = Sequence[Sequence[int]]
 FULL_LENGTH = 77  # positions of every published CLIP text encoder

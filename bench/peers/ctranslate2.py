@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from bench.latency.timing import Stopwatch
+from bench.measure.timing import Stopwatch
 from bench.peers.base import Features, NBest, Workload
 
 COMPUTE_TYPES = {"fp32": "float32", "int8": "int8"}

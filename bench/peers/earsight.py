@@ -8,18 +8,18 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from bench.latency.timing import Stopwatch
+from bench.measure.timing import Stopwatch
 from bench.peers.base import Features, NBest, Workload
 from bench.peers.clip_text import TextWork
-from runtime.beam_search import beam_search
-from runtime.beam_settings import BeamSearchSettings
-from runtime.bundle import Bundle
-from runtime.clip import TextEncoder
-from runtime.cross_attention import CrossAttention
-from runtime.live_encoder import Window
-from runtime.providers import SessionFactory, SessionSettings, select_provider
-from runtime.token_rules import TokenRules
-from runtime.whisper import WhisperModel
+from runtime.bundle.bundle import Bundle
+from runtime.clip.encoders import TextEncoder
+from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
+from runtime.whisper.beam_search import beam_search
+from runtime.whisper.beam_settings import BeamSearchSettings
+from runtime.whisper.cross_attention import CrossAttention
+from runtime.whisper.model import WhisperModel
+from runtime.whisper.short_encoder import Window
+from runtime.whisper.token_rules import TokenRules
 
 
 class TimedSession:
@@ -70,7 +70,7 @@ def cpu_sessions(threads: int | None) -> SessionFactory:
 
 
 class EarsightSpeech:
-    """`runtime.whisper.WhisperModel` with the checkpoint's token rules and end-of-text forbidden."""
+    """`runtime.whisper.model.WhisperModel` with the checkpoint's token rules and end-of-text forbidden."""
 
     fewest_runs = False
     system = "earsight"
@@ -132,21 +132,21 @@ class EarsightSpeech:
         }
 
 
-class EarsightLiveSpeech(EarsightSpeech):
+class EarsightShortWindow(EarsightSpeech):
     """The same with the encoder over the speech alone."""
 
-    system = "earsight_live"
+    system = "earsight_short"
     window: Window = "fast"
 
     def encode(self, features: Features, workload: Workload) -> CrossAttention:
         """Encode what the speech needs of the window."""
         samples = round(workload.speech * self._model.features.n_samples)
-        cross: CrossAttention = self._model.encode(features, self._model.live_positions(samples))
+        cross: CrossAttention = self._model.encode(features, self._model.leading_positions(samples))
         return cross
 
 
 class EarsightText:
-    """`runtime.clip.TextEncoder`, its tokeniser included."""
+    """`runtime.clip.encoders.TextEncoder`, its tokeniser included."""
 
     def __init__(self, precision: str) -> None:
         self.precision = precision

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.latency.timing import Stopwatch
+from bench.measure.timing import Stopwatch
 from runtime.errors import SettingsError
 
 

@@ -40,7 +40,7 @@ class ModelFolders:
 
 
 def prepare_models(
-    architecture: str, precisions: list[str], models: Path, seed: int = 0, *, static_steps: bool = False
+    architecture: str, precisions: list[str], models: Path, seed: int = 0, *, fixed_steps: bool = False
 ) -> ModelFolders:
     """Make the checkpoints and the bundle of an architecture where they are missing or not up to date.
 
@@ -50,7 +50,7 @@ def prepare_models(
         precisions: Of the bundle.
         models: Folder that holds one folder for each architecture.
         seed: Of the random weights.
-        static_steps: Whether the bundle also holds the decoder in fixed shapes.
+        fixed_steps: Whether the bundle also holds the decoder in fixed shapes.
 
     Raises:
         PeerError: The architecture is unknown, or the export failed.
@@ -69,7 +69,7 @@ def prepare_models(
         "--output",
         str(folders.bundle),
     ]
-    arguments += ["--static-steps"] if static_steps else []
+    arguments += ["--fixed-steps"] if fixed_steps else []
     command = [sys.executable, "-m", "export", *arguments, "--precision", ",".join(precisions)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=CONVERSION_SECONDS)
     (root / LOG).open("a", encoding="utf-8").write(done.stdout + done.stderr)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from bench.latency.timing import Stopwatch
+from bench.measure.timing import Stopwatch
 from bench.peers.base import Features, NBest, Workload
 from bench.peers.transformers import mixin_generate, n_best
 

@@ -7,7 +7,7 @@ from runtime.errors import SettingsError
 # Precisions that each system can run in on a CPU.
 SPEECH_PRECISIONS = {
     "earsight": ("fp32", "int8"),
-    "earsight_live": ("fp32", "int8"),
+    "earsight_short": ("fp32", "int8"),
     "ctranslate2": ("fp32", "int8"),
     "transformers": ("fp32",),
     "optimum": ("fp32",),
@@ -17,7 +17,7 @@ TEXT_PRECISIONS = {"earsight": ("fp32", "int8"), "transformers": ("fp32",), "opt
 # What pip calls them, where it differs from what is imported.
 REQUIREMENTS = {
     "earsight": (),
-    "earsight_live": (),
+    "earsight_short": (),
     "ctranslate2": ("ctranslate2", "transformers", "torch"),
     "transformers": ("transformers", "torch"),
     "notebook": ("transformers", "torch"),
@@ -67,10 +67,10 @@ def speech_peer(system: str) -> Peer:
         from bench.peers.earsight import EarsightSpeech
 
         return EarsightSpeech(precision)
-    if name == "earsight_live":
-        from bench.peers.earsight import EarsightLiveSpeech
+    if name == "earsight_short":
+        from bench.peers.earsight import EarsightShortWindow
 
-        return EarsightLiveSpeech(precision)
+        return EarsightShortWindow(precision)
     if name == "ctranslate2":
         from bench.peers.ctranslate2 import CTranslate2
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.latency.timing import Stopwatch
+from bench.measure.timing import Stopwatch
 from bench.peers.base import Features, NBest, Workload, rows
 
 

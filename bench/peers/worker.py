@@ -13,12 +13,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from bench.latency.timing import Stopwatch
+from bench.measure.system_info import peak_memory
+from bench.measure.timing import Stopwatch
 from bench.peers.base import Peer, Workload
 from bench.peers.clip_text import TextPeer, TextWork
 from bench.peers.memory_read import MemoryRead
 from bench.peers.registry import speech_peer, text_peer
-from bench.system_info import peak_memory
 
 Request = dict[str, Any]
 
@@ -133,7 +133,7 @@ class CheckpointServer:
 
     def convert(self, request: Request) -> dict[str, Any]:
         """Write `whisper` or `clip` of the request into `folder`."""
-        from export.architectures import make_clip_checkpoint, make_whisper_checkpoint
+        from export.random_checkpoints import make_clip_checkpoint, make_whisper_checkpoint
 
         make = make_clip_checkpoint if request["family"] == "clip" else make_whisper_checkpoint
         make(request["architecture"], Path(request["folder"]), int(request["seed"]))

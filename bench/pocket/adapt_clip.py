@@ -20,7 +20,7 @@ from bench.pocket.strangers import STRANGERS
 from bench.pocket.train_clip import END_SCALE, LATE_PATCH_WEIGHT, WRONG, fit
 from bench.pocket.training import add_arguments
 from bench.pocket.vocabulary import NOUNS, NUMBERS
-from runtime.console import run_guarded
+from runtime.commands.console import run_guarded
 
 START: Final = Path(__file__).parent / "models" / "clip"
 _NAMES: Final = frozenset(name for noun in NOUNS for name in (noun.name, noun.plural))

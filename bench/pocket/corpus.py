@@ -21,7 +21,7 @@ from bench.pocket.captions import SPLITS, Scene, Split, as_split, draw_scene
 from bench.pocket.degradation import GROUPS, HARDER, SEVERITIES, Severity, degrade
 from bench.pocket.pictures import draw
 from bench.pocket.speech import SAMPLE_RATE, Voice, draw_voice, hesitate, speak, speakers
-from runtime.console import run_guarded
+from runtime.commands.console import run_guarded
 from runtime.errors import SettingsError
 
 MAX_SECONDS: Final = 5.8  # a little less than the window of the pocket Whisper

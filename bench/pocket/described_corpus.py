@@ -25,7 +25,7 @@ from bench.pocket.impairment import utter
 from bench.pocket.pictures import draw
 from bench.pocket.speech import SAMPLE_RATE
 from bench.pocket.voices import BASES, Half, Speaker, speakers
-from runtime.console import run_guarded
+from runtime.commands.console import run_guarded
 from runtime.errors import SettingsError
 
 SIZES: Final[dict[Half, int]] = {"dev": 240, "test": 264}

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from bench.normalizers import NOTEBOOK, normalizer
 from bench.pocket.speech import SAMPLE_RATE
-from bench.scoring import count_word_errors, error_rate
-from runtime.console import run_guarded
+from bench.text.normalizers import NOTEBOOK, normalizer
+from bench.text.scoring import count_word_errors, error_rate
+from runtime.commands.console import run_guarded
 from runtime.errors import ManifestError
 from runtime.fusion import to_caption_style
 

@@ -26,7 +26,7 @@ from bench.pocket.clip_batches import IMAGE_SIZE, MEAN, NOTHING, PATCH, STD, Bat
 from bench.pocket.clip_tokenizer import MAX_TOKENS, make_clip_tokenizer
 from bench.pocket.training import Session, add_arguments, learning_rate_factor, write_folder
 from bench.pocket.vocabulary import OBJECT_COLOURS
-from runtime.console import run_guarded
+from runtime.commands.console import run_guarded
 
 WIDTH: Final = 128
 WRONG: Final = 6  # wrong captions for each picture

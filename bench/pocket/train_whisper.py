@@ -34,7 +34,7 @@ from bench.pocket.whisper_tokenizer import (
     make_whisper_tokenizer,
     timestamp,
 )
-from runtime.console import run_guarded
+from runtime.commands.console import run_guarded
 from runtime.errors import SettingsError
 
 MERGES: Final = 160

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from bench.human_clips import HeardClips
+from bench.nbest.human_clips import HeardClips
 from bench.nbest.records import NBestFile
 from bench.report.examples import select_examples
 from bench.report.plots import draw_plots

@@ -7,8 +7,8 @@ import numpy as np
 
 from bench.nbest.file import NBestFile
 from bench.nbest.table import NBestTable, build_table, rescored
-from bench.normalizers import NOTEBOOK, Normalizer, language_code, normalizer
-from bench.scoring import error_rate
+from bench.text.normalizers import NOTEBOOK, Normalizer, language_code, normalizer
+from bench.text.scoring import error_rate
 from bench.tuning.assessment import Assessment, assess
 from bench.tuning.cross_validation import cross_validate
 from bench.tuning.fusion_lines import FusionLines, Steps, fusion_lines, trace_steps

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 
 from bench.nbest.table import FloatArray, NBestTable
-from bench.scoring import error_rate
+from bench.text.scoring import error_rate
 from bench.tuning.fusion_lines import fusion_lines, trace_steps
 from bench.tuning.options import TuneOptions
 from bench.tuning.selection import exact_alpha

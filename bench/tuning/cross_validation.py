@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bench.nbest.table import NBestTable
-from bench.scoring import IntArray, error_rate
+from bench.text.scoring import IntArray, error_rate
 from bench.tuning.fusion_lines import FusionLines, Steps
 from bench.tuning.options import GRID, TuneOptions
 from bench.tuning.resampling import resampling_units

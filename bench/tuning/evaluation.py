@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.nbest.records import NBestUtterance
 from bench.nbest.table import NBestTable
-from bench.scoring import IntArray, count_character_errors, error_rate
+from bench.text.scoring import IntArray, count_character_errors, error_rate
 from bench.tuning.fusion_lines import Steps
 
 

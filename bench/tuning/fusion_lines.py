@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.nbest.table import BoolArray, FloatArray, NBestTable
-from bench.scoring import IntArray
+from bench.text.scoring import IntArray
 from runtime.fusion import CLIP_LOGIT_SCALE
 
 # Breakpoints closer than this are one: float64 cannot tell on which side of them a fused score lies.

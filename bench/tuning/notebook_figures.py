@@ -3,7 +3,7 @@
 from typing import Any
 
 from bench.nbest.table import NBestTable
-from bench.scoring import IntArray, error_rate
+from bench.text.scoring import IntArray, error_rate
 from bench.tuning.fusion_lines import FusionLines
 from bench.tuning.options import GRID
 from bench.tuning.selection import grid_errors

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from bench.nbest.records import NBestHypothesis, NBestUtterance
 from bench.nbest.table import build_table
-from bench.normalizers import normalizer
-from bench.scoring import error_rate
+from bench.text.normalizers import normalizer
+from bench.text.scoring import error_rate
 from bench.tuning.fusion_lines import fusion_lines
 from bench.tuning.options import GRID
 from runtime.errors import SettingsError

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from bench.nbest.table import AsrScore
-from bench.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, checked_language
+from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, checked_language
 from runtime.errors import SettingsError
 
 # The notebook's 21 values, 0.00 … 1.00, rounded as it rounds them.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bench.nbest.records import NBestUtterance
 from bench.nbest.table import FloatArray
-from bench.scoring import IntArray
+from bench.text.scoring import IntArray
 
 MIN_UNITS_FOR_STUDENTISING: Final = 4  # below, too many replicas draw one unit only and have no variance
 _BLOCK_CELLS: Final = 2_000_000  # draws held in memory at a time
@@ -165,7 +165,7 @@ def bootstrap(errors: FloatArray, words: FloatArray, replicates: int, seed: int)
 
     Returns:
         Ratios and their standard errors. A replica without any reference word counts its errors as its
-        ratio (see `bench.scoring.error_rate`).
+        ratio (see `bench.text.scoring.error_rate`).
     """
     units, columns = errors.shape
     moments = np.concatenate(

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from bench.nbest.table import NBestTable
-from bench.scoring import IntArray, error_rate
+from bench.text.scoring import IntArray, error_rate
 from bench.tuning.cross_validation import make_folds
 from bench.tuning.fusion_lines import fusion_lines, trace_steps
 from bench.tuning.options import TuneOptions

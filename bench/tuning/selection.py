@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.nbest.table import FloatArray, NBestTable
-from bench.scoring import IntArray
+from bench.text.scoring import IntArray
 from bench.tuning.fusion_lines import FusionLines, Steps
 from bench.tuning.resampling import Units
 from bench.tuning.surface import ErrorSurface

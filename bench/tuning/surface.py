@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.nbest.table import FloatArray
-from bench.scoring import IntArray, error_rate
+from bench.text.scoring import IntArray, error_rate
 from bench.tuning.fusion_lines import Steps
 
 

@@ -22,7 +22,7 @@ from export.sources.source import Source
 from export.sources.whisper_generation import complete_generation
 from export.sources.whisper_tokenizer import read_tokenizer
 from export.sources.whisper_vocabulary import WhisperVocabulary
-from runtime.config_files import read_json_object
+from runtime.bundle.json_files import read_json_object
 from runtime.errors import BundleError, CheckpointError
 
 SPEC: Final = "WhisperSpec"

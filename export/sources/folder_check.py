@@ -7,9 +7,9 @@ from typing import Final
 from export.sources.source import Source
 from export.sources.weight_check import MERGE
 from export.sources.whisper_tokenizer import reason
-from runtime.config_files import read_json_object
+from runtime.bundle.json_files import read_json_object
+from runtime.bundle.tokenizer_files import load_tokenizer
 from runtime.errors import BundleError, CheckpointError
-from runtime.tokenizer_files import load_tokenizer
 
 ADAPTER: Final = "adapter_config.json"
 TOKENIZER: Final = "tokenizer.json"

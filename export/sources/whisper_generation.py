@@ -8,7 +8,7 @@ from transformers import GenerationConfig, WhisperConfig
 
 from export.sources.whisper_vocabulary import END, WhisperVocabulary
 from runtime.errors import CheckpointError
-from runtime.prompt_defaults import forced_tokens, read_prompt_defaults
+from runtime.whisper.prompt_defaults import forced_tokens, read_prompt_defaults
 
 logger = logging.getLogger(__name__)
 

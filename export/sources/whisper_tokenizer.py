@@ -6,8 +6,8 @@ from typing import Final
 
 from tokenizers import AddedToken, Tokenizer
 
+from runtime.bundle.tokenizer_files import load_tokenizer
 from runtime.errors import BundleError, CheckpointError
-from runtime.tokenizer_files import load_tokenizer
 
 FILE: Final = "tokenizer.json"
 BYTES: Final = 256  # ids of single bytes; the merges' follow in the merges' order

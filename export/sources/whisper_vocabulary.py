@@ -6,8 +6,8 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, WhisperConfig
 
 from runtime.errors import CheckpointError
-from runtime.language_names import LANGUAGE_TOKEN
-from runtime.prompt_defaults import TASKS
+from runtime.whisper.language_names import LANGUAGE_TOKEN
+from runtime.whisper.prompt_defaults import TASKS
 
 END: Final = "<|endoftext|>"
 START: Final = "<|startoftranscript|>"

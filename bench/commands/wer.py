@@ -1,0 +1,111 @@
+"""`python -m bench wer`: word and character error rate of a bundle on a manifest, at one alpha."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Final
+
+from bench.commands.latency import write_report
+from bench.manifest import read_manifest
+from bench.measure.system_info import system_info
+from bench.nbest.recognition import write_nbest
+from bench.nbest.records import NBestFile, NBestUtterance
+from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, NOTEBOOK, Normalizer, normalizer
+from bench.text.scoring import count_character_errors, count_word_errors, error_rate
+from runtime.commands.console import EXIT_DONE
+from runtime.commands.options import add_pipeline_arguments, make_pipeline
+from runtime.fusion import fuse, rank
+from runtime.pipeline import checked_alpha
+
+SCHEMA: Final = "earsight.wer/1"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add_pipeline_arguments(parser)
+    parser.add_argument("--data", required=True, type=Path, metavar="MANIFEST", help="JSON Lines or CSV")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="for nbest.jsonl and wer.json"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.3, help="weight of the picture (default %(default)s)"
+    )
+    parser.add_argument(
+        "--normalizer",
+        choices=NORMALIZER_NAMES,
+        default=DEFAULT_NORMALIZER,
+        help="for WER; the notebook's stands beside it (default %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Recognise, score, write `wer.json` and print a table."""
+    alpha = checked_alpha(args.alpha)
+    scorer = normalizer(args.normalizer, args.language)
+    utterances = read_manifest(args.data)
+    nbest = write_nbest(make_pipeline(args), utterances, args.output / "nbest.jsonl")
+    report = {
+        "schema": SCHEMA,
+        "alpha": alpha,
+        "num_samples": len(nbest.utterances),
+        "bundle": dict(nbest.header.bundle),
+        "settings": dict(nbest.header.settings),
+        "system": system_info(),
+        **_both_rates(nbest, alpha, scorer),
+        "notebook": _both_rates(nbest, alpha, normalizer(NOTEBOOK)),
+    }
+    write_report(report, args.output, "wer.json")
+    print(_table(report, scorer))
+    return EXIT_DONE
+
+
+def _both_rates(nbest: NBestFile, alpha: float, scorer: Normalizer) -> dict[str, Any]:
+    """Return the error rates without and with the picture."""
+    return {
+        "normalizer": scorer.to_dict(),
+        "speech_only": error_rates(nbest, 0.0, scorer),
+        "with_picture": error_rates(nbest, alpha, scorer),
+    }
+
+
+def _table(report: dict[str, Any], scorer: Normalizer) -> str:
+    notebook = report["notebook"]
+    lines = [
+        f"WER and CER: texts are {scorer.description}.",
+        f"notebook: texts are {notebook['normalizer']['description']}.",
+        "",
+        f"{'':<24}{'WER':>8}{'CER':>8}{'notebook WER':>15}{'CER':>8}",
+    ]
+    named = (("speech only", "speech_only"), (f"with picture, α = {report['alpha']:g}", "with_picture"))
+    for name, key in named:
+        rates, beside = report[key], notebook[key]
+        lines.append(
+            f"{name:<24}{rates['wer']:>8.1%}{rates['cer']:>8.1%}{beside['wer']:>15.1%}{beside['cer']:>8.1%}"
+        )
+    return "\n".join(lines)
+
+
+def error_rates(nbest: NBestFile, alpha: float, scorer: Normalizer) -> dict[str, Any]:
+    """Return corpus WER and CER of the texts that the runtime would choose at `alpha`."""
+    clean = scorer.apply
+    references = [clean(utterance.reference) for utterance in nbest.utterances]
+    texts = [clean(chosen_text(utterance, alpha)) for utterance in nbest.utterances]
+    words, characters = count_word_errors(references, texts), count_character_errors(references, texts)
+    return {
+        "wer": error_rate(int(words.errors.sum()), int(words.reference_length.sum())),
+        "cer": error_rate(int(characters.errors.sum()), int(characters.reference_length.sum())),
+        "substitutions": int(words.substitutions.sum()),
+        "deletions": int(words.deletions.sum()),
+        "insertions": int(words.insertions.sum()),
+        "reference_words": int(words.reference_length.sum()),
+    }
+
+
+def chosen_text(utterance: NBestUtterance, alpha: float) -> str:
+    """Return the hypothesis with the highest fused score; the best by ASR score without a picture."""
+    if not utterance.hypotheses:
+        return ""
+    if not utterance.has_image:
+        return utterance.hypotheses[0].text
+    scores = [hypothesis.score for hypothesis in utterance.hypotheses]
+    cosines = [float(hypothesis.clip_score or 0.0) for hypothesis in utterance.hypotheses]
+    return utterance.hypotheses[int(rank(fuse(scores, cosines, alpha).fused)[0])].text

@@ -1,0 +1,4 @@
+"""Clocks, percentiles, memory, the machine: what every measurement needs.
+
+May import: `runtime`.
+"""

@@ -1,0 +1,114 @@
+"""The options of every command that runs a bundle, and the pipeline that they make."""
+
+import argparse
+
+from runtime.audio.segmentation import DEFAULT_PAUSE_S
+from runtime.pipeline import MultimodalASR
+from runtime.sessions.obstacles import ORT_NAMES
+from runtime.speech_gate import DEFAULT_GATE, SpeechGate
+from runtime.whisper.short_encoder import WINDOWS
+
+
+def add_session_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add what says which graphs run and where."""
+    parser.add_argument("--bundle", metavar="DIR", required=required, help="bundle written by `make export`")
+    parser.add_argument(
+        "--precision", metavar="P", help="fp32, int8 or fp16 (default: the fastest on the provider)"
+    )
+    parser.add_argument(
+        "--provider", choices=sorted(ORT_NAMES), help="where to run (default: the best that works)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: one a physical core)")
+
+
+def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add all that makes a pipeline, but alpha."""
+    add_session_arguments(parser, required=required)
+    parser.add_argument(
+        "--image-cache", metavar="NPZ", help="image embeddings, written by `python -m runtime embed-images`"
+    )
+    parser.add_argument("--num-beams", type=int, default=5, metavar="K", help="beams (default %(default)s)")
+    parser.add_argument("--language", metavar="L", help="language code or name (default: detected)")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="most tokens of a hypothesis (default: the checkpoint's)",
+    )
+    parser.add_argument(
+        "--fixed-steps",
+        action="store_true",
+        help="decode in fixed shapes, as recorded CUDA graphs on a GPU (bundle exported with --fixed-steps)",
+    )
+    parser.add_argument(
+        "--window",
+        choices=WINDOWS,
+        default=WINDOWS[0],
+        help="encode all of the model's window, or what the speech needs where that is less and (auto) "
+        "the export measured that it may stand in (default %(default)s)",
+    )
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=DEFAULT_PAUSE_S,
+        metavar="S",
+        help="shortest pause, seconds, that splits a recording longer than the window (default %(default)s)",
+    )
+    _add_gate_arguments(parser.add_argument_group("no speech, no text"))
+
+
+def _add_gate_arguments(group: argparse._ArgumentGroup) -> None:
+    gate = DEFAULT_GATE
+    group.add_argument(
+        "--silence-dbfs",
+        type=float,
+        default=gate.silence_dbfs,
+        metavar="DB",
+        help="silent if its loudest 0.1 s are below this level (default %(default)s dBFS)",
+    )
+    group.add_argument(
+        "--no-speech-threshold",
+        type=float,
+        default=gate.no_speech_prob,
+        metavar="P",
+        help="probability above which the model hears no speech (default %(default)s)",
+    )
+    group.add_argument(
+        "--log-prob-threshold",
+        type=float,
+        default=gate.log_prob,
+        metavar="L",
+        help="mean log-probability below which a text is improbable (default %(default)s)",
+    )
+    group.add_argument(
+        "--keep-all-text", action="store_true", help="give the model's text even where there is no speech"
+    )
+
+
+def _speech_gate(args: argparse.Namespace) -> SpeechGate | None:
+    if args.keep_all_text:
+        return None
+    return SpeechGate(
+        silence_dbfs=args.silence_dbfs,
+        no_speech_prob=args.no_speech_threshold,
+        log_prob=args.log_prob_threshold,
+    )
+
+
+def make_pipeline(args: argparse.Namespace, *, alpha: float = 0.3) -> MultimodalASR:
+    """Open the bundle as the options of `add_pipeline_arguments` say."""
+    return MultimodalASR(
+        args.bundle,
+        alpha=alpha,
+        num_beams=args.num_beams,
+        image_cache=args.image_cache,
+        language=args.language,
+        precision=args.precision,
+        providers=args.provider,
+        threads=args.threads,
+        max_new_tokens=args.max_new_tokens,
+        fixed_steps=args.fixed_steps,
+        window=args.window,
+        speech_gate=_speech_gate(args),
+        pause_s=args.pause,
+    )

@@ -1,0 +1,247 @@
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench.commands import latency as command
+from bench.latency.architecture import ArchitectureSettings, outside_share, short_captions
+from bench.latency.bundle import BundleSettings, measure_bundle, usable_utterances
+from bench.latency.side_by_side import Rounds
+from bench.latency.stage_timing import STAGES
+from bench.latency.tables import report_text
+from bench.measure.timing import Stopwatch
+from bench.peers.earsight import add_decoding_stages
+from runtime.errors import ManifestError, OutputError, SettingsError
+from tests.conftest import POCKET
+
+DATA = POCKET / "data" / "test" / "manifest.jsonl"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle") / "pocket"
+    sources = ["--whisper", str(POCKET / "models" / "whisper"), "--clip", str(POCKET / "models" / "clip")]
+    command = [sys.executable, "-m", "export", *sources, "--output", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(bundle):
+    settings = BundleSettings(
+        bundle,
+        DATA,
+        threads=1,
+        repeats=2,
+        warm_up=1,
+        limit=3,
+        batches=(1, 2, 64),
+        cold_runs=1,
+        pareto_beams=(1, 2),
+    )
+    return command.make_report(lambda: measure_bundle(settings))
+
+
+def test_every_stage_is_measured(report):
+    assert set(report["stages"]) >= set(STAGES) - {"language"}
+    for name, stage in report["stages"].items():
+        # Every utterance twice; the decoder runs a step for each further token.
+        assert (stage["count"] == 6) is (name != "step"), name
+        assert len(stage["raw_s"]) == stage["count"]
+        assert not stage["percentiles"]["p99"]["supported"]
+
+
+def test_stages_add_up_to_less_than_a_few_times_the_whole(report):
+    stages = report["stages"]
+    parts = sum(sum(stages[name]["raw_s"]) for name in stages if name != "whole")
+    # Measured in calls of their own, so noise may tip either way; a stage that were counted twice or left out
+    # would still show on a machine that is busy.
+    assert 0.2 < parts / sum(stages["whole"]["raw_s"]) < 5
+
+
+def test_report_states_what_was_in_force(report, bundle):
+    assert report["schema"] == "earsight.latency/1"
+    assert report["settings"]["precision"] == "int8"
+    assert report["settings"]["providers"]["decoder"] == ["CPUExecutionProvider"]
+    assert report["settings"]["intra_op_threads"] == 1
+    assert report["bundle"]["name"] == json.loads((bundle / "bundle.json").read_text())["name"]
+    assert len(report["bundle"]["sha256"]) == 64
+    assert report["system"]["packages"]["onnxruntime"]
+
+
+def test_throughput_cold_start_and_real_time_factor(report):
+    assert [row["batch"] for row in report["throughput"]] == [1, 2]  # 64 utterances are not there
+    assert report["throughput"][1]["utterances"] == 2  # the third fills no batch
+    assert set(report["cold_start"]["stages"]) == {"import", "sessions", "first"}
+    assert report["peak_memory_bytes"] > 10_000_000
+    assert report["rtf"]["corpus"] == pytest.approx(1 / report["rtfx"])
+
+
+def test_pareto_covers_beams_and_precisions(report):
+    assert {(row["precision"], row["beams"]) for row in report["pareto"]} == {
+        (precision, beams) for precision in ("fp32", "int8") for beams in (1, 2)
+    }
+    assert any(row["on_front"] for row in report["pareto"])
+    assert report["normalizer"]["name"] == "words"
+    assert all(row["notebook_wer"] is not None for row in report["pareto"])
+
+
+def test_tables_hold_every_stage_and_mark_thin_percentiles(report):
+    text = report_text(report)
+    assert all(name in text for name in report["stages"])
+    assert "?" in text
+    assert "RTFx" in text
+
+
+def test_report_is_json(report, tmp_path):
+    path = command.write_report(report, tmp_path / "new" / "folder")
+    assert json.loads(path.read_text()) == json.loads(json.dumps(report))
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="--output"):
+        command.write_report({}, tmp_path / "file")
+
+
+def test_audio_beyond_the_window_is_left_out_and_counted(bundle):
+    utterances, durations, too_long = usable_utterances(BundleSettings(bundle, DATA, limit=None), 3.0)
+    assert too_long > 0
+    assert len(utterances) == len(durations) == len(DATA.read_text().splitlines()) - too_long
+    assert max(durations) <= 3.0
+    with pytest.raises(ManifestError, match="at most"):
+        usable_utterances(BundleSettings(bundle, DATA), 0.001)
+
+
+def test_limit_spreads_over_the_manifest(bundle):
+    every, _, _ = usable_utterances(BundleSettings(bundle, DATA, limit=None), 30)
+    some, _, _ = usable_utterances(BundleSettings(bundle, DATA, limit=4), 30)
+    assert [utterance.id for utterance in some] == [every[i * len(every) // 4].id for i in range(4)]
+
+
+# -- arithmetic and settings --------------------------------------------------------------------------------
+
+
+def test_decoding_is_split_into_prompt_steps_and_the_rest():
+    watch = Stopwatch()
+    add_decoding_stages(watch, [0.5, 0.1, 0.2], decoding=1.0)
+    assert watch.raw("prompt") == [0.5]
+    assert watch.raw("step") == [0.1, 0.2]
+    assert watch.raw("bookkeeping") == pytest.approx([0.2])
+
+
+def test_share_outside_onnxruntime_is_a_median_over_runs():
+    share = outside_share({"bookkeeping": [0.1, 0.2, 0.9], "decoding": [1.0, 1.0, 1.0]})
+    assert share == {"share": 0.2, "least": 0.1, "greatest": 0.9}
+
+
+def test_captions_are_reproducible_and_short():
+    texts = short_captions(64, seed=1)
+    assert texts == short_captions(64, seed=1)
+    assert {len(text) for text in texts} <= set(range(4, 13))
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def test_architecture_arguments():
+    args = parse(
+        "--architecture",
+        "whisper-small",
+        "--against",
+        "ctranslate2,optimum",
+        "--threads",
+        2,
+        "--output",
+        "out",
+    )
+    settings = command.architecture_settings(args)
+    assert settings.systems() == [
+        "earsight-int8",
+        "earsight-fp32",
+        "ctranslate2-int8",
+        "ctranslate2-fp32",
+        "optimum-fp32",
+    ]
+    assert (settings.steps, settings.beams, settings.rounds.measured) == (32, 5, 10)
+
+
+def test_clip_architecture_has_its_own_peers():
+    settings = ArchitectureSettings("clip-vit-base-patch32", ("transformers",), ("int8",), rounds=Rounds())
+    assert settings.systems() == ["earsight-int8", "transformers-fp32"]
+    with pytest.raises(SettingsError, match="ctranslate2"):
+        ArchitectureSettings("clip-vit-base-patch32", ("ctranslate2",)).systems()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bundle", "b"], "--data"),
+        (["--bundle", "b", "--data", "d", "--against", "optimum"], "--against"),
+        (["--bundle", "b", "--data", "d", "--precision", "fp32,int8"], "--pareto"),
+        (["--bundle", "b", "--data", "d", "--batches", "1,x"], "whole numbers"),
+        (["--bundle", "b", "--data", "d", "--beams", "0"], "beams"),
+        (["--bundle", "b", "--data", "d", "--limit", "0"], "limit"),
+        (["--architecture", "whisper-tiny", "--data", "d"], "--data"),
+        (["--architecture", "whisper-tiny", "--batch", "0"], "--batch"),
+        (["--architecture", "whisper-tiny", "--repeats", "0"], "rounds"),
+        (["--architecture", "whisper-tiny", "--against", "whisper.cpp"], "whisper.cpp"),
+        (["--architecture", "whisper-tiny", "--precision", "int3"], "int3"),
+    ],
+)
+def test_unusable_arguments_are_refused(arguments, message, tmp_path):
+    args = parse(*arguments, "--output", tmp_path)
+    with pytest.raises(SettingsError, match=message):
+        command.run(args)
+    assert not list(tmp_path.iterdir())
+
+
+def test_either_bundle_or_architecture():
+    with pytest.raises(SystemExit):
+        parse("--output", "out")
+    with pytest.raises(SystemExit):
+        parse("--output", "out", "--bundle", "b", "--architecture", "whisper-tiny")
+
+
+def test_busy_machine_and_unstable_stages_are_warned_of(report):
+    busy = report | {"system": report["system"] | {"load_average": [64.0]}, "unstable_stages": ["encoder"]}
+    warnings = command.warnings(busy)
+    assert any("busy" in text for text in warnings)
+    assert any("encoder varied" in text for text in warnings)
+
+
+@pytest.mark.slow
+def test_side_by_side_with_a_peer(tmp_path):
+    pytest.importorskip("ctranslate2")
+    args = parse(
+        *(
+            "--architecture",
+            "whisper-tiny",
+            "--against",
+            "ctranslate2,transformers",
+            "--steps",
+            4,
+            "--threads",
+            1,
+        ),
+        *("--repeats", 2, "--warm-up", 0, "--models", tmp_path / "models", "--output", tmp_path / "out"),
+    )
+    assert command.run(args) == 0
+    report = json.loads((tmp_path / "out" / "latency.json").read_text())
+    names = [system["name"] for system in report["systems"]]
+    assert names == [
+        "earsight-int8",
+        "earsight-fp32",
+        "ctranslate2-int8",
+        "ctranslate2-fp32",
+        "transformers-fp32",
+    ]
+    # The same weights in the same precision must find the same hypotheses.
+    assert report["hypotheses_shared"]["share"]["earsight-fp32"] == 1.0
+    assert all(system["peak_memory_bytes"] > 0 for system in report["systems"])
+    assert report["floor"]["earsight-int8"]["step_over_read"]["value"] > 1

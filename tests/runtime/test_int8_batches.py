@@ -1,0 +1,70 @@
+"""int8 lists do not depend on what else is in the batch: not one text, and no score."""
+
+import numpy as np
+import pytest
+
+from bench.manifest import read_manifest
+from runtime.audio.load import load_audio
+from runtime.pipeline import MultimodalASR
+from tests.conftest import POCKET
+
+UTTERANCES = 40
+
+
+@pytest.fixture(scope="module")
+def asr(pocket_bundle):
+    return MultimodalASR(pocket_bundle, precision="int8", providers="cpu", threads=2)
+
+
+@pytest.fixture(scope="module")
+def waveforms():
+    rows = read_manifest(POCKET / "data" / "test" / "manifest.jsonl")[:UTTERANCES]
+    return [load_audio(row.audio, 16000, 16000) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def alone(asr, waveforms):
+    return [asr.generate_nbest(waveform) for waveform in waveforms]
+
+
+def random_batches(seed, number):
+    """Places 0 to number - 1 in any order, in batches of 1 to 16."""
+    random = np.random.default_rng(seed)
+    places = random.permutation(number)
+    while places.size:
+        batch, places = np.split(places, [min(places.size, int(random.integers(1, 17)))])
+        yield batch
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lists_are_those_of_the_utterance_alone(asr, waveforms, alone, seed):
+    for batch in random_batches(seed, len(waveforms)):
+        for place, hypotheses in zip(
+            batch, asr.generate_nbest_batch([waveforms[place] for place in batch]), strict=True
+        ):
+            assert [h.text for h in hypotheses] == [h.text for h in alone[place]], (place, batch)
+            scores = [[h.score for h in each] for each in (hypotheses, alone[place])]
+            np.testing.assert_allclose(*scores, rtol=0, atol=1e-4, err_msg=str((place, batch)))
+
+
+def test_log_probabilities_are_the_same_bits(asr, waveforms):
+    """A difference of 1e-6 would be one in a later rounding to int8, and grow to 0.01."""
+    model = asr.whisper
+    vocabulary = model.tokens.vocab_size
+    mask = np.zeros((1, vocabulary), np.float32)
+    prompt = model.tokens.prompt(None)
+    tokens = np.random.default_rng(0).integers(0, vocabulary, (3, 16, 5))
+
+    def decode(places):
+        decoder = model.step_decoder(model.encode(model.features([waveforms[place] for place in places])))
+        yield decoder.prefill(np.array([prompt] * len(places)), mask, vocabulary)
+        parents = np.zeros((len(places), 5), np.int64)
+        for step in tokens:
+            yield decoder.step(step[places], parents, mask, vocabulary)
+
+    single = [list(decode([place])) for place in range(16)]
+    for size in range(2, 17):
+        for step, (log_probs, ids) in enumerate(decode(list(range(size)))):
+            for place in range(size):
+                np.testing.assert_array_equal(ids[place], single[place][step][1][0])
+                np.testing.assert_array_equal(log_probs[place], single[place][step][0][0])
