@@ -24,9 +24,8 @@ OVERLAP = 0.1  # of a piece with the next one
 SHORTEST_S, LONGEST_S = 0.5, 9.0  # of an example
 QUIETEST, LOUDEST = 1.0, 1.8  # level of an example: the largest log10 of its mel power
 
-Example = tuple[
-    torch.Tensor, int
-]  # log-mel features (1, mels, frames), and the first position of the padding
+# Log-mel features (1, mels, frames), and the first position of the padding.
+Example = tuple[torch.Tensor, int]
 
 
 def babble(samples: int, sampling_rate: int, random: np.random.Generator) -> NDArray[np.float32]:

@@ -24,7 +24,8 @@ HEAVY = (
 
 
 def test_importing_the_runtime_loads_nothing_heavy() -> None:
-    code = f"import runtime, runtime.commands.main, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    loaded = f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    code = f"import runtime, runtime.commands.main, sys; {loaded}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

@@ -2,9 +2,9 @@
 
 Behind a short utterance the window holds padding, and what the encoder makes of padding hardly depends on
 the utterance: computed are the leading positions (the speech and a margin) and a few anchors in the padding.
-All other positions get what they hold on average (`export.short_window.statistics`), and a correction that the
-anchors tell: how far an utterance's padding is from the average varies smoothly with the position, so that
-it can be interpolated.
+All other positions get what they hold on average (`export.short_window.statistics`), and a correction that
+the anchors tell: how far an utterance's padding is from the average varies smoothly with the position, so
+that it can be interpolated.
 """
 
 import torch
@@ -29,8 +29,8 @@ class ShortEncoderGraph(EncoderGraph):
         """Encode.
 
         Args:
-            input_features: (batch, mels, 2 * leading + 2), log-mel of the leading positions, from the first on,
-                and of one position of padding behind them.
+            input_features: (batch, mels, 2 * leading + 2), log-mel of the leading positions, from the first
+                on, and of one position of padding behind them.
             anchors: (anchors,) int64, the positions in the padding that are computed besides the last one
                 of the window.
             supports: (supports,) int64, some of the last leading positions, the anchors, the last position.

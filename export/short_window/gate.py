@@ -74,8 +74,9 @@ def add_short_encoder(
         ranges: Of the encoder's products, as its int8 graph was made with them.
 
     Returns:
-        For `bundle.json`: `short_window`, by precision the largest relative errors at speech and padding, that
-        of the full window, the limit, and whether it was kept. Empty for a short window, which gains nothing.
+        For `bundle.json`: `short_window`, by precision the largest relative errors at speech and padding,
+        that of the full window, the limit, and whether it was kept. Empty for a window that is short itself,
+        which gains nothing.
     """
     extractor = LogMelExtractor.from_folder(folder / "whisper")
     statistics = padding_statistics(model, extractor)

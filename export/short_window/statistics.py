@@ -2,9 +2,9 @@
 
 The padding of a window holds one value, and the encoder's states there depend on the utterance but a little:
 on its length, its level, what was said. We take their mean over made-up utterances
-(`export.made_up_speech`) of many lengths and levels, for the keys and values of every layer and for the final states, and how the deviations
-from it vary together over the positions. That covariance is much the same in all layers, so that one serves
-all: with it, a few positions tell the others (`runtime.whisper.short_window`).
+(`export.made_up_speech`) of many lengths and levels, for the keys and values of every layer and for the final
+states, and how the deviations from it vary together over the positions. That covariance is much the same in
+all layers, so that one serves all: with it, a few positions tell the others (`runtime.whisper.short_window`).
 """
 
 import sys

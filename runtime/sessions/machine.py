@@ -131,8 +131,9 @@ def _note_fault(faults: dict[str, str], provider: str, libraries: list[str]) -> 
 
 
 def _needed_by(provider: str) -> list[str]:
-    """Name what onnxruntime's library for a provider is linked with; `runtime.sessions.elf` says why it is not loaded.
+    """Name what onnxruntime's library for a provider is linked with.
 
+    `runtime.sessions.elf` says why it is not loaded.
     The driver is left out, which `read_cuda_driver` asks. On Windows nothing is named: a first computation
     decides there.
     """

@@ -199,7 +199,7 @@ class FixedBuffers:
 
 
 class FixedStepDecoder:
-    """`StepDecoder` in fixed shapes; see `runtime.whisper.model.OnnxStepDecoder` for the lineage of the beams."""
+    """`StepDecoder` in fixed shapes; `OnnxStepDecoder` tells the lineage of the beams."""
 
     def __init__(self, buffers: FixedBuffers, cross: CrossAttention) -> None:
         self._buffers = buffers

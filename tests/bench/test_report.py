@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nbest_examples import corpus, random_utterances
 from PIL import Image
 
 from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
@@ -14,6 +13,7 @@ from bench.report import write_report
 from bench.tuning import tune
 from bench.tuning.options import TuneOptions
 from runtime.errors import OutputError
+from tests.tools.nbest_examples import corpus, random_utterances
 
 QUICK = TuneOptions(replicates=200)
 VOID = {"meta", "link", "img", "br", "path", "use"}

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from nbest_examples import random_utterances
 
 from bench.nbest.table import NBestTable, build_table
 from bench.text.normalizers import normalizer
 from bench.tuning.fusion_lines import fusion_lines, trace_steps
 from bench.tuning.surface import ErrorSurface, error_surface
 from runtime.fusion import fuse, rank
+from tests.tools.nbest_examples import random_utterances
 
 
 def brute_force_errors(table: NBestTable, alpha: float) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 import jiwer
 import numpy as np
 import pytest
-from nbest_examples import corpus, random_utterances
 
 from bench.commands.main import main
 from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter
@@ -22,6 +21,7 @@ from runtime.errors import NBestFileError, SettingsError
 from runtime.fusion import to_caption_style
 from runtime.results import Hypothesis
 from tests.conftest import ROOT
+from tests.tools.nbest_examples import corpus, random_utterances
 
 HYPORADISE = ROOT.parent / "shared/data/hyporadise"
 QUICK = TuneOptions(replicates=200)

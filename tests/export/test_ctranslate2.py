@@ -8,7 +8,6 @@ import struct
 import numpy as np
 import pytest
 import torch
-from ctranslate2_files import ALIASES, SUPPRESSED, model_bytes, whisper_variables, write_folder
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from export.bundle_writer import ExportRequest, write_bundle
@@ -17,6 +16,7 @@ from runtime.errors import CheckpointError
 from runtime.pipeline import MultimodalASR
 from runtime.whisper.tokens import WhisperTokens
 from tests.conftest import POCKET
+from tests.tools.ctranslate2_files import ALIASES, SUPPRESSED, model_bytes, whisper_variables, write_folder
 
 WHISPER, CLIP = POCKET / "models" / "whisper", POCKET / "models" / "clip"
 QUERIES = "encoder/layer_0/self_attention/linear_0/weight"

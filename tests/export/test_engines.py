@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import onnxruntime as ort
 import pytest
-from tiny_graphs import write_tiny_graphs
 
 from export import engines
 from runtime.errors import ProviderError, SettingsError
+from tests.tools.tiny_graphs import write_tiny_graphs
 
 
 @pytest.fixture(scope="module")

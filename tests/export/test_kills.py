@@ -1,7 +1,7 @@
 """Runs that are killed or interrupted at random moments: what was there stays, what was done is kept.
 
-The slow tests do it 50 times each (`pytest -m slow tests/export/test_kills.py`); KILLS and SEED in the environment
-change number and seed.
+The slow tests do it 50 times each (`pytest -m slow tests/export/test_kills.py`); KILLS and SEED in the
+environment change number and seed.
 """
 
 import io

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ctranslate2_files import whisper_variables
 from tokenizers import Tokenizer
 
 from export import real
@@ -18,6 +17,7 @@ from export.sources.packages import MODELS, PackagedModel, assemble, known_model
 from runtime.errors import CheckpointError, OutputError, SettingsError
 from runtime.whisper.tokens import WhisperTokens
 from tests.conftest import ROOT, SHARED, weights_installed
+from tests.tools.ctranslate2_files import whisper_variables
 
 PARTS = (b"first part, ", b"second part")
 

@@ -3,10 +3,10 @@
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tiny_graphs import write_tiny_graphs
 
 from export.graphs.tensorrt_rules import OPSETS, TENSORRT_OPERATORS, check_tensorrt_operators
 from runtime.errors import ProviderError
+from tests.tools.tiny_graphs import write_tiny_graphs
 
 FLOAT = TensorProto.FLOAT
 

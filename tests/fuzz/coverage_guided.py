@@ -1,6 +1,6 @@
 """Fuzzing that is guided by coverage, where atheris is installed (`pip install atheris`).
 
-    python -m tests.fuzz.coverage_guided manifest [--bundle DIR] [CORPUS] -max_total_time=60 -rss_limit_mb=2048
+    python -m tests.fuzz.coverage_guided manifest [--bundle DIR] [CORPUS] -max_total_time=60
 
 libFuzzer's options follow the kind. Inputs begin as the seeds of `tests.fuzz`; the first byte chooses the
 label (the suffix, or the settings file). It stops at the first exception that is not the project's own, and

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.fuzz import seeds as fuzz_seeds
+from tests.fuzz import text_seeds as fuzz_text_seeds
 from tests.fuzz.mutations import mutate_bytes, mutate_text
-from tests.fuzz.runner import seeds as fuzz_seeds
-from tests.fuzz.runner import text_seeds as fuzz_text_seeds
 from tests.fuzz.seeds import Seed, unlabelled
 from tests.fuzz.targets import outcome, targets
 

@@ -212,7 +212,8 @@ def test_memory_is_bounded_for_a_long_file(tmp_path):
         for _ in range(180):
             sound.write(np.zeros((48000, 8), np.int16))
     script = (
-        "import sys; from bench.measure.system_info import peak_memory; from runtime.audio.load import load_audio\n"
+        "import sys; from bench.measure.system_info import peak_memory\n"
+        "from runtime.audio.load import load_audio\n"
         "if len(sys.argv) > 1: load_audio(sys.argv[1])\n"
         "print(peak_memory() // 2**20)"
     )

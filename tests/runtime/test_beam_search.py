@@ -11,7 +11,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reference_generate import (
+from transformers import GenerationConfig, WhisperForConditionalGeneration
+from transformers.generation import GenerationMixin
+
+from runtime.errors import BundleError, SettingsError
+from runtime.whisper.beam_search import BeamSearchSettings, FinishedHypothesis, beam_search
+from runtime.whisper.model import beam_search as beam_search_module
+from runtime.whisper.token_rules import TokenRules
+from tests.tools.reference_generate import (
     SCORE_TOLERANCE,
     Case,
     TorchStepDecoder,
@@ -21,13 +28,6 @@ from reference_generate import (
     reference_nbest,
     search,
 )
-from transformers import GenerationConfig, WhisperForConditionalGeneration
-from transformers.generation import GenerationMixin
-
-from runtime.errors import BundleError, SettingsError
-from runtime.whisper.beam_search import BeamSearchSettings, FinishedHypothesis, beam_search
-from runtime.whisper.model import beam_search as beam_search_module
-from runtime.whisper.token_rules import TokenRules
 
 transformers.logging.set_verbosity_error()
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import onnxruntime as ort
 import pytest
-from machines import CPU, CPU_WHEEL, gpu_machine
-from tiny_graphs import write_tiny_graphs
 
 from runtime.bundle.bundle import GRAPH_FOLDERS
 from runtime.commands import doctor
 from runtime.commands.doctor import add_arguments, diagnose, render, run
 from runtime.errors import BundleNotFoundError, ProviderError
+from tests.tools.machines import CPU, CPU_WHEEL, gpu_machine
+from tests.tools.tiny_graphs import write_tiny_graphs
 
 
 def parse(*given):

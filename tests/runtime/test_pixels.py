@@ -259,7 +259,8 @@ def test_path_bytes_and_file_objects_are_the_same(tmp_path):
 def peak_mib(*arguments: str) -> int:
     """Peak memory of a process that loads a picture, less that of one that loads none."""
     script = (
-        "import sys; from bench.measure.system_info import peak_memory; from runtime.clip.pixels import load_image\n"
+        "import sys; from bench.measure.system_info import peak_memory\n"
+        "from runtime.clip.pixels import load_image\n"
         "try:\n    [print(load_image(path).size, file=sys.stderr) for path in sys.argv[1:]]\n"
         "except ValueError: pass\n"
         "print(peak_memory() // 2**20)"

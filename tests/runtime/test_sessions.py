@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from machines import CPU, CPU_WHEEL, CUDA, L4, NO_DRIVER, ORIN, TENSORRT, gpu_machine
 from onnx import TensorProto, helper
 
 from runtime.errors import BundleError, EarsightError, ProviderError, SettingsError
@@ -25,6 +24,7 @@ from runtime.sessions.factory import (
 from runtime.sessions.machine import installed_distributions, read_machine
 from runtime.sessions.obstacles import find_obstacles, parse_provider
 from runtime.sessions.placement import Placement, check_placement, read_placement
+from tests.tools.machines import CPU, CPU_WHEEL, CUDA, L4, NO_DRIVER, ORIN, TENSORRT, gpu_machine
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from machines import CPU, L4, ORIN
-from tiny_graphs import VOCABULARY, write_tiny_graphs
 
 from runtime.errors import BundleError, OutputError, ProviderError, SettingsError
 from runtime.sessions.factory import Provider, SessionFactory, SessionSettings, select_provider
@@ -23,6 +21,8 @@ from runtime.sessions.tensorrt.profiles import (
     read_inputs,
 )
 from runtime.sessions.tensorrt.store import EngineKey, EngineStore, graph_hash
+from tests.tools.machines import CPU, L4, ORIN
+from tests.tools.tiny_graphs import VOCABULARY, write_tiny_graphs
 
 GRAPHS = ("encoder_model", "decoder_model", "text_model", "vision_model")
 CORNERS = ("smallest", "usual", "largest")

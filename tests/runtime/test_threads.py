@@ -69,7 +69,8 @@ def test_memory_after_1000_requests_is_that_after_100(pocket_bundle):
 def test_opening_and_dropping_pipelines_does_not_add_up(pocket_bundle):
     """Memory after 40 pipelines is near that after 10: sessions give their weights back."""
     code = (
-        "import sys; from tests.tools.long_run import resident_mib; from runtime.pipeline import MultimodalASR\n"
+        "import sys; from tests.tools.long_run import resident_mib\n"
+        "from runtime.pipeline import MultimodalASR\n"
         "def use():\n"
         "    MultimodalASR(sys.argv[1], precision='fp32', providers='cpu', threads=1).encode_texts(['a'])\n"
         "for _ in range(10): use()\n"

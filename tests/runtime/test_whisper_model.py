@@ -5,15 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from reference_generate import compare_nbest, random_case, reference_nbest
 
 from export.graphs.write import WHISPER_GRAPHS, write_graphs
 from runtime.bundle.bundle import Bundle, graph_path
 from runtime.errors import BundleError
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
+from runtime.whisper import model as whisper
 from runtime.whisper.beam_search import beam_search
 from runtime.whisper.model import WhisperModel
-from runtime.whisper.model import model as whisper
+from tests.tools.reference_generate import compare_nbest, random_case, reference_nbest
 
 SEEDS = range(20)
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import transformers
-from reference_generate import Case, compare_nbest, random_case, reference_nbest, search
 from tqdm import tqdm
 
 from runtime.whisper.beam_search import FinishedHypothesis
+from tests.tools.reference_generate import Case, compare_nbest, random_case, reference_nbest, search
 
 
 def main(argv: Sequence[str] | None = None) -> int:
