@@ -50,7 +50,7 @@ $(VENV)/.real: $(STAMP)
 	@touch $@
 
 engines: $(STAMP)  ## build the TensorRT engines of a bundle ahead: make engines BUNDLE=folder
-	$(RUN) -m export engines --bundle $(BUNDLE)
+	$(RUN) -m runtime engines --bundle $(BUNDLE)
 
 bench: $(STAMP)  ## latency of a bundle: make bench [BUNDLE=folder] [DATA=manifest]
 	$(RUN) -m bench latency --bundle $(BUNDLE) --data $(DATA) --output $(REPORTS)/latency

@@ -7,8 +7,6 @@ target removes.
 
 import fcntl
 import gc
-import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,24 +19,17 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from export.checkpoints import Source, load_clip, load_whisper, save_clip_settings, save_whisper_settings
-from export.exchange import exchange
 from export.graphs.fixed_decoder import write_fixed_decoder
 from export.graphs.quantization.activation_ranges import Ranges, encoder_ranges
 from export.graphs.write import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
 from export.parity import Difference, check_clip, check_whisper
 from export.short_window.gate import add_short_encoder
-from runtime.bundle.bundle import (
-    MANIFEST,
-    PRECISIONS,
-    SCHEMA,
-    Bundle,
-    fixed_decoder_path,
-    graph_path,
-    sha256_of,
-)
+from runtime.bundle.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle
+from runtime.bundle.graph import FIXED_DECODER, graph_path, sha256_of
 from runtime.errors import BundleError, EarsightError, OutputError, SettingsError
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
 from runtime.whisper.log_mel import LogMelExtractor
+from runtime.write_whole import replace_folder, set_aside, sync_folder, write_json
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
 EXPORTER_REVISION: Final = 13
@@ -139,7 +130,8 @@ def write_bundle(request: ExportRequest) -> tuple[Bundle, bool]:
             try:
                 with _full_disk_named(building):
                     _build(request, identity, building)
-                _replace(building, request.output)
+                sync_folder(building)
+                replace_folder(building, request.output)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
@@ -198,7 +190,7 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
     if request.fixed_steps:
         for precision in set(wanted) - {"int8"}:
             decoder = folder / graph_path("decoder_model", precision)
-            write_fixed_decoder(decoder, folder / fixed_decoder_path(precision))
+            write_fixed_decoder(decoder, folder / graph_path(FIXED_DECODER, precision))
     _write_manifest(folder, request.output.name, identity, sources, {"parity": parity, **more})
 
 
@@ -227,10 +219,7 @@ def _write_manifest(
             for path in files
         },
     }
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(folder / MANIFEST, manifest)
 
 
 def _bundle_at(folder: Path) -> Bundle | None:
@@ -248,23 +237,6 @@ def _bundle_at(folder: Path) -> Bundle | None:
 
 def _beside(output: Path, purpose: str) -> Path:
     return output.absolute().parent / f".{output.name}.{purpose}"
-
-
-def _replace(building: Path, output: Path) -> None:
-    """Put the new folder in the place of the old one.
-
-    Where the file system can swap the two, a whole bundle is there at every moment. Elsewhere there is none
-    between two renames, and the next export brings back the old one if this one is killed there.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if exchange(building, output):
-        return  # the old bundle now lies in `building`, which the caller removes
-    old = _beside(output, "old")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.rename(old)
-    building.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -285,6 +257,6 @@ def _exclusive(output: Path) -> Iterator[None]:
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with _beside(output, "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        if (old := _beside(output, "old")).exists() and not output.exists():
+        if (old := set_aside(output)).exists() and not output.exists():
             old.rename(output)  # a killed export was between its two renames
         yield

@@ -12,7 +12,8 @@ from runtime.bundle.bundle import PRECISIONS
 from runtime.commands.console import EXIT_DONE, run_guarded
 
 PROGRAM = "python -m export"
-SUBCOMMANDS = ("engines", "real")
+# `engines` is the runtime's: engines are built where they will run. It was here before, and goes on working.
+SUBCOMMANDS = {"engines": "runtime.commands.engines", "real": "export.real"}
 DEFAULT_WHISPER = "openai/whisper-small"
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments and arguments[0] in SUBCOMMANDS:
         name = arguments[0]
-        command = import_module(f"export.{name}")
+        command = import_module(SUBCOMMANDS[name])
         parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}", description=command.__doc__)
         command.add_arguments(parser)
         command_args = parser.parse_args(arguments[1:])

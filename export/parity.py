@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import CLIPModel, WhisperForConditionalGeneration
 
 from export.made_up_speech import examples
-from runtime.bundle.bundle import graph_path
+from runtime.bundle.graph import Graph
 from runtime.clip.tokens import ClipTokens
 from runtime.errors import ParityError
 from runtime.sessions.factory import SessionFactory
@@ -79,7 +79,9 @@ def check_whisper(
     Raises:
         ParityError: An output is out of tolerance.
     """
-    encoder, decoder = (folder / graph_path(name, precision) for name in ("encoder_model", "decoder_model"))
+    encoder, decoder = (
+        Graph.in_folder(folder, name, precision) for name in ("encoder_model", "decoder_model")
+    )
     model = WhisperModel(folder / "whisper", encoder, decoder, sessions)
     features = np.concatenate([each.numpy() for each, _ in examples(model.features, BATCH, SEED)])
     cross = model.encode(features)
@@ -174,8 +176,8 @@ def check_clip(
     Raises:
         ParityError: An output is out of tolerance.
     """
-    text = sessions.open(folder / graph_path("text_model", precision))
-    vision = sessions.open(folder / graph_path("vision_model", precision))
+    text = sessions.open(Graph.in_folder(folder, "text_model", precision))
+    vision = sessions.open(Graph.in_folder(folder, "vision_model", precision))
     random = np.random.default_rng(2)
     size = reference.config.vision_config.image_size
     pixels = random.normal(size=(BATCH, 3, size, size)).astype(np.float32)

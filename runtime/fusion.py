@@ -38,6 +38,7 @@ FILLERS: Final = frozenset(
         "you know",
     }
 )
+DEFAULT_ALPHA: Final = 0.3  # where nobody has tuned it
 SHORT_TEXT_WORDS: Final = 2  # texts of up to so many words are wrapped into a caption
 CAPTION_PREFIX: Final = "an image showing"
 
@@ -158,6 +159,17 @@ def fuse(
     asr = softmax(recognition / asr_temperature)
     clip = softmax(similarity * clip_scale)
     return FusedScores(asr=asr, clip=clip, fused=(1.0 - alpha) * asr + alpha * clip)
+
+
+def checked_alpha(alpha: float) -> float:
+    """Return `alpha` if it lies in [0, 1].
+
+    Raises:
+        SettingsError: It does not, or is no number.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.floating)) or not 0.0 <= alpha <= 1.0:
+        raise SettingsError(f"alpha is {alpha!r}; expected a number from 0 (speech only) to 1 (picture only)")
+    return float(alpha)
 
 
 def rank(fused: npt.ArrayLike) -> npt.NDArray[np.intp]:

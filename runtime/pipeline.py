@@ -16,7 +16,7 @@ from runtime.clip.cache import load_image_cache
 from runtime.clip.encoders import ImageEncoder, TextEncoder
 from runtime.clip.pictures import ImageSource
 from runtime.errors import ImageCacheError, ImageNotFoundError, SettingsError
-from runtime.fusion import fuse, normalize_transcript, rank, to_caption_style
+from runtime.fusion import DEFAULT_ALPHA, checked_alpha, fuse, normalize_transcript, rank, to_caption_style
 from runtime.recognizer import RecognisedSegment, Recognizer
 from runtime.results import (
     Hypothesis,
@@ -27,7 +27,8 @@ from runtime.results import (
     join_rescored,
     joined_text,
 )
-from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
+from runtime.sessions.factory import SessionFactory, SessionSettings
+from runtime.sessions.opening import default_precision, open_sessions
 from runtime.speech_gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.fixed_decoder import FixedWhisperModel
@@ -54,6 +55,8 @@ class MultimodalASR:
             has it, else fp32.
         providers: "cpu", "cuda", "tensorrt", or several in order of preference; None for the best that works.
         threads: Threads of one ONNX Runtime operator; None for all physical cores.
+        sessions: What opens the graphs, in place of `providers` and `threads`: `open_sessions` makes it with
+            every setting (device, engines, TF32, GPU memory).
         max_new_tokens: Most tokens of a hypothesis, end-of-text included; None for what the checkpoint
             allows. Scores are means per token and reward endless repetition: a bound that suits the
             utterances keeps a weak checkpoint from it.
@@ -75,13 +78,14 @@ class MultimodalASR:
         self,
         bundle: str | PathLike[str] | Bundle,
         *,
-        alpha: float = 0.3,
+        alpha: float = DEFAULT_ALPHA,
         num_beams: int = 5,
         image_cache: str | PathLike[str] | ImageCache | None = None,
         language: str | None = None,
         precision: str | None = None,
         providers: str | Sequence[str] | None = None,
         threads: int | None = None,
+        sessions: SessionFactory | None = None,
         max_new_tokens: int | None = None,
         fixed_steps: bool = False,
         window: Window = "full",
@@ -91,7 +95,16 @@ class MultimodalASR:
         self.alpha = checked_alpha(alpha)
         self.search = BeamSearchSettings(num_beams=num_beams, max_new_tokens=max_new_tokens)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.sessions = SessionFactory(select_provider(providers), SessionSettings(threads=threads))
+        if sessions is not None and (providers is not None or threads is not None):
+            raise SettingsError(
+                "providers and threads are settings of the sessions, which were given as well"
+            )
+        self.sessions = sessions or open_sessions(
+            self.bundle,
+            providers=providers,
+            precision=precision,
+            settings=SessionSettings(threads=threads),
+        )
         self.precision = precision or default_precision(self.bundle, self.sessions.device)
         model = FixedWhisperModel if fixed_steps else WhisperModel
         self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions, window)
@@ -293,7 +306,7 @@ class MultimodalASR:
         self, segments: Sequence[SegmentTranscription], *, rescored: bool
     ) -> list[Hypothesis] | list[RescoredHypothesis]:
         lists: list[Any] = [segment.hypotheses for segment in segments]
-        count = self.search.num_hypotheses or self.search.num_beams
+        count = self.search.count
         return join_rescored(lists, count) if rescored else join_hypotheses(lists, count)
 
     def _open_cache(self, cache: str | PathLike[str] | ImageCache | None) -> ImageCache:
@@ -308,20 +321,3 @@ class MultimodalASR:
                     "`python -m runtime embed-images`"
                 )
         return embeddings
-
-
-def checked_alpha(alpha: float) -> float:
-    """Return `alpha` if it lies in [0, 1].
-
-    Raises:
-        SettingsError: It does not, or is no number.
-    """
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.floating)) or not 0.0 <= alpha <= 1.0:
-        raise SettingsError(f"alpha is {alpha!r}; expected a number from 0 (speech only) to 1 (picture only)")
-    return float(alpha)
-
-
-def default_precision(bundle: Bundle, device: str) -> str:
-    """Choose what is fastest on the device among what the bundle has."""
-    preferred = "int8" if device == "cpu" else "fp16"
-    return preferred if preferred in bundle.precisions else bundle.precisions[0]

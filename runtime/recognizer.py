@@ -80,7 +80,7 @@ class Recognizer:
     def long_nbest(self, waveform: Waveform) -> list[Hypothesis]:
         """Recognise a recording segment by segment and join the lists, whether or not there is speech."""
         lists = [self.nbest([segment.waveform])[0] for segment in self._splitter().split(iter([waveform]))]
-        return join_hypotheses(lists, self.search.num_hypotheses or self.search.num_beams)
+        return join_hypotheses(lists, self.search.count)
 
     def segments(self, audio: AudioSource, sr: int = SAMPLING_RATE) -> Iterator[RecognisedSegment]:
         """Recognise a recording of any length, one segment at a time.

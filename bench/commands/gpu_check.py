@@ -6,7 +6,6 @@ table, one JSON file.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -21,10 +20,11 @@ from bench.measure.system_info import system_info
 from bench.peers.models import make_workload, prepare_models
 from runtime.bundle.bundle import Bundle
 from runtime.commands.console import EXIT_DONE, run_guarded
-from runtime.errors import OutputError, SettingsError
+from runtime.errors import SettingsError
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
 from runtime.sessions.tensorrt.engines import EngineSettings
 from runtime.sessions.tensorrt.profiles import EngineLimits
+from runtime.write_whole import write_json
 
 SCHEMA: Final = "earsight.gpu_check/1"
 FILE_NAME: Final = "gpu_check.json"
@@ -142,13 +142,7 @@ def write_report(report: dict[str, Any], folder: Path) -> Path:
     Raises:
         OutputError: It cannot be written.
     """
-    path = folder / FILE_NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}") from error
-    return path
+    return write_json(folder / FILE_NAME, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """`python -m bench latency`: measure a bundle on one's own audio, or an architecture beside its peers."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,8 +14,9 @@ from bench.latency.tables import report_text
 from bench.measure.system_info import system_info, usable_cores
 from bench.peers.registry import SPEECH_PRECISIONS
 from runtime.commands.console import EXIT_DONE
-from runtime.errors import OutputError, SettingsError
+from runtime.errors import SettingsError
 from runtime.whisper.short_encoder import WINDOWS
+from runtime.write_whole import write_json
 
 SCHEMA = "earsight.latency/1"
 FILE_NAME = "latency.json"
@@ -229,10 +229,4 @@ def write_report(report: dict[str, Any], folder: Path, name: str = FILE_NAME) ->
     Raises:
         OutputError: The folder or file cannot be written.
     """
-    path = folder / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}; choose another --output") from error
-    return path
+    return write_json(folder / name, report)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from bench.tuning.table import summary_lines
 from runtime.bundle.json_files import parse_json
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
-from runtime.errors import OutputError, SettingsError
+from runtime.errors import SettingsError
+from runtime.write_whole import write_json, write_text
 
 __all__ = ["add_arguments", "run", "summary_lines", "write_tune_files"]
 
@@ -128,17 +128,5 @@ def write_tune_files(output: Path, result: TuneResult, more: Mapping[str, Any] |
         json.dumps(explanation.to_dict(), ensure_ascii=False)
         for explanation in explain(result.table, result.steps, result.chosen_alpha)
     )
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        _replace(output / "explanations.jsonl", "\n".join(explanations) + "\n")
-        return _replace(
-            output / "tune.json", json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-        )
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
-
-
-def _replace(path: Path, text: str) -> Path:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    return beside.replace(path)
+    write_text(output / "explanations.jsonl", "\n".join(explanations) + "\n")
+    return write_json(output / "tune.json", report)

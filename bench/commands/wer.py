@@ -13,8 +13,7 @@ from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, NOTEBOO
 from bench.text.scoring import count_character_errors, count_word_errors, error_rate
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
-from runtime.fusion import fuse, rank
-from runtime.pipeline import checked_alpha
+from runtime.fusion import DEFAULT_ALPHA, checked_alpha, fuse, rank
 
 SCHEMA: Final = "earsight.wer/1"
 
@@ -27,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, type=Path, metavar="DIR", help="for nbest.jsonl and wer.json"
     )
     parser.add_argument(
-        "--alpha", type=float, default=0.3, help="weight of the picture (default %(default)s)"
+        "--alpha", type=float, default=DEFAULT_ALPHA, help="weight of the picture (default %(default)s)"
     )
     parser.add_argument(
         "--normalizer",

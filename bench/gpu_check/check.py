@@ -150,7 +150,8 @@ def _texts(
 ) -> dict[str, Any]:
     precision = "fp16" if "fp16" in plan.precisions else plan.precisions[0]
     sessions = SessionFactory(provider, settings)
-    largest = settings.engines.limits.texts if provider.name == "tensorrt" else max(plan.texts)
+    limits = settings.engines.limits
+    largest = limits.texts if limits and provider.name == "tensorrt" else max(plan.texts)
     raw = measure_texts(plan.work, precision, sessions, plan.texts, largest)
     placement |= sessions.describe()["placement"]
     return {"precision": precision, "raw_s": {str(count): values for count, values in raw.items()}}

@@ -19,7 +19,8 @@ from bench.measure.timing import Stopwatch, summarize
 from bench.peers.base import NBest, Workload
 from bench.peers.earsight import EarsightSpeech, TimedSession
 from bench.peers.models import read_geometry
-from runtime.bundle.bundle import Bundle, graph_path
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.graph import graph_path
 from runtime.clip.encoders import TextEncoder
 from runtime.sessions.factory import Provider, SessionFactory, SessionSettings
 from runtime.whisper.model import WhisperModel

@@ -26,7 +26,8 @@ from bench.peers.clip_text import FULL_LENGTH, TextWork
 from bench.peers.driver import Worker
 from bench.peers.models import ModelFolders, make_workload, prepare_models, read_geometry
 from bench.peers.registry import SPEECH_PRECISIONS, TEXT_PRECISIONS, expand
-from runtime.bundle.bundle import Bundle, graph_path
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.graph import graph_path
 from runtime.errors import SettingsError
 
 OURS, OURS_SHORT = "earsight", "earsight_short"

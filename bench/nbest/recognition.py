@@ -92,7 +92,7 @@ def recognise(asr: MultimodalASR, utterance: Utterance, pictures: "PictureShelf"
         segments = list(asr.recognizer.segments(utterance.audio))
     except AudioError as error:
         raise ManifestError(f"line {utterance.line} ({utterance.id}): {error}") from error
-    size = asr.search.num_hypotheses or asr.search.num_beams
+    size = asr.search.count
     hypotheses = join_hypotheses([segment.hypotheses for segment in segments], size)
     return NBestUtterance(
         id=utterance.id,

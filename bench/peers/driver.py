@@ -2,17 +2,15 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from bench.peers.base import PeerError, thread_environment
+from runtime.write_whole import write_whole_folder
 
 Kind = Literal["speech", "text", "memory", "checkpoint", "pipeline"]
 CONVERSION_SECONDS = 3_600
@@ -121,19 +119,9 @@ def converted(kind: Kind, system: str, source: Path, models: Path) -> Path:
     folder = models / f"{kind}-{system}"
     if folder.is_dir():
         return folder
-    with building(folder) as beside, Worker(kind, system, os.cpu_count() or 1, models / LOG) as worker:
+    with (
+        write_whole_folder(folder) as beside,
+        Worker(kind, system, os.cpu_count() or 1, models / LOG) as worker,
+    ):
         worker.ask("convert", CONVERSION_SECONDS, checkpoint=str(source), folder=str(beside))
     return folder
-
-
-@contextmanager
-def building(folder: Path) -> Iterator[Path]:
-    """Give a folder beside `folder`, renamed when all went well: an interrupted build never looks whole."""
-    beside = folder.parent / f".{folder.name}.{os.getpid()}"
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-    except BaseException:
-        shutil.rmtree(beside)
-        raise
-    beside.rename(folder)

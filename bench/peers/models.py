@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.base import PeerError, Workload
-from bench.peers.driver import CONVERSION_SECONDS, LOG, Worker, building
+from bench.peers.driver import CONVERSION_SECONDS, LOG, Worker
 from runtime.errors import CheckpointError
+from runtime.write_whole import write_whole_folder
 
 DEFAULT_CLIP = "clip-vit-base-patch32"
 DEFAULT_WHISPER = "whisper-tiny"
@@ -83,7 +84,7 @@ def _make_checkpoint(family: str, architecture: str, folder: Path, seed: int) ->
     if folder.is_dir():
         return
     with (
-        building(folder) as beside,
+        write_whole_folder(folder) as beside,
         Worker("checkpoint", family, os.cpu_count() or 1, folder.parent / LOG) as worker,
     ):
         request = {"family": family, "architecture": architecture, "folder": str(beside), "seed": seed}

@@ -1,6 +1,5 @@
 """Writing `index.html`."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from bench.report.examples import select_examples
 from bench.report.plots import draw_plots
 from bench.tuning import TuneResult
 from runtime.errors import OutputError
+from runtime.write_whole import write_text
 
 PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 
@@ -63,9 +63,9 @@ def write_report(
                 clips=clips,
             )
         )
-        beside = output / f".index.html.{os.getpid()}"
-        beside.write_text(page, encoding="utf-8")
-        return beside.replace(output / "index.html")
+        return write_text(output / "index.html", page)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"{output}: the report cannot be written: {error.strerror or error}") from error
 

@@ -11,6 +11,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from runtime.write_whole import write_text, write_whole
+
 # Readable on light and on dark ground; INK becomes the text colour of the page.
 INK: Final = "#0a0b0c"
 BLUE: Final = "#3b82f6"
@@ -110,9 +112,10 @@ def _finish(folder: Path, name: str, title: str, caption: str, draw: Callable[[A
         draw(figure.add_subplot())
         buffer = BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
+        with write_whole(folder / f"{name}.png") as beside:
+            figure.savefig(beside, format="png", dpi=160, metadata={"Software": None})
     svg = buffer.getvalue().decode()
-    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    write_text(folder / f"{name}.svg", svg)
     return Plot(name, title, caption, _inline(svg, name, title))
 
 

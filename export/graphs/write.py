@@ -28,7 +28,7 @@ from export.graphs.tensorrt_rules import check_tensorrt_operators
 from export.modules.attention import AttentionForm
 from export.modules.clip import TextGraph, VisionGraph
 from export.modules.whisper import DecoderGraph, EncoderGraph
-from runtime.bundle.bundle import graph_path
+from runtime.bundle.graph import graph_path
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from export.modules.attention import AttentionForm
 from export.modules.short_encoder import ShortEncoderGraph
 from export.modules.whisper import EncoderGraph
 from export.short_window.statistics import padding_statistics
-from runtime.bundle.bundle import PADDING_FILE, SHORT_ENCODER, graph_path
+from runtime.bundle.bundle import PADDING_FILE
+from runtime.bundle.graph import SHORT_ENCODER, Graph
 from runtime.sessions.factory import SessionFactory
 from runtime.whisper.log_mel import LogMelExtractor
 from runtime.whisper.short_encoder import ShortEncoder
@@ -110,8 +111,8 @@ def _measure(
 ) -> dict[str, Any]:
     """Compare the short encoder, and the full window beside it, with PyTorch on unseen utterances."""
     window = ShortWindow(statistics, precision)
-    full = sessions.open(folder / graph_path("encoder_model", precision))
-    short = ShortEncoder(sessions.open(folder / graph_path(SHORT_ENCODER, precision)), window, sessions)
+    full = sessions.open(Graph.in_folder(folder, "encoder_model", precision))
+    short = ShortEncoder(sessions.open(Graph.in_folder(folder, SHORT_ENCODER, precision)), window, sessions)
     half = full.get_inputs()[0].type == "tensor(float16)"
     errors = []
     for probe in probes:

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.bundle.bundle import sha256_of
+from runtime.bundle.graph import sha256_of
 from runtime.errors import CheckpointError
 
 

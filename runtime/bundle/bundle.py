@@ -11,24 +11,22 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
 
+from runtime.bundle.graph import (
+    FIXED_DECODER,
+    GRAPH_FOLDERS,
+    SHORT_ENCODER,
+    Graph,
+    graph_path,
+    joint_sha256,
+    sha256_of,
+)
 from runtime.bundle.json_files import read_json_object
 from runtime.errors import BundleError, BundleNotFoundError, SettingsError
 
 SCHEMA: Final = "earsight.bundle/1"
 MANIFEST: Final = "bundle.json"
 PRECISIONS: Final = ("fp32", "int8", "fp16")
-GRAPH_FOLDERS: Final = MappingProxyType(
-    {
-        "encoder_model": "whisper/onnx",
-        "decoder_model": "whisper/onnx",
-        "text_model": "clip/onnx",
-        "vision_model": "clip/onnx",
-    }
-)
-# Optional further graphs, which refer to the weights of `decoder_model` and `encoder_model`: the decoder in
-# fixed shapes, and the encoder over the speech alone with what it knows of padding.
-FIXED_DECODER: Final = "decoder_fixed_model"
-SHORT_ENCODER: Final = "encoder_short_model"
+# What the short encoder knows of the padding.
 PADDING_FILE: Final = "whisper/padding.npz"
 SETTINGS_FILES: Final = (
     "whisper/config.json",
@@ -40,18 +38,6 @@ SETTINGS_FILES: Final = (
     "clip/preprocessor_config.json",
     "clip/tokenizer.json",
 )
-
-
-def graph_path(graph: str, precision: str) -> str:
-    """Return where a graph lies in a bundle, relative and with forward slashes."""
-    suffix = "" if precision == "fp32" else f"_{precision}"
-    folder = GRAPH_FOLDERS.get(graph, "whisper/onnx")  # the optional graphs are all Whisper's
-    return f"{folder}/{graph}{suffix}.onnx"
-
-
-def fixed_decoder_path(precision: str) -> str:
-    """Return where the decoder in fixed shapes lies in a bundle that has one."""
-    return graph_path(FIXED_DECODER, precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +96,8 @@ class Bundle:
         """Return the folder of the CLIP settings."""
         return self.folder / "clip"
 
-    def graph(self, graph: str, precision: str) -> Path:
-        """Return the verified path of a graph.
+    def graph(self, name: str, precision: str) -> Graph:
+        """Return a verified graph.
 
         Raises:
             SettingsError: The bundle does not have this precision.
@@ -126,14 +112,10 @@ class Bundle:
                 f"precision {precision!r} is not in the bundle {self.folder}, which has "
                 f"{', '.join(self.precisions)}; {mend}"
             )
-        path = self.verified(graph_path(graph, precision))
-        data = f"{graph_path(graph, precision)}_data"
-        if data in self.manifest["files"]:
-            self.verified(data)
-        return path
+        return self._graph(name, precision)
 
-    def graphs(self, precision: str) -> list[Path]:
-        """Return the verified paths of all graphs that a pipeline may open, the short encoder included.
+    def graphs(self, precision: str) -> list[Graph]:
+        """Return all verified graphs that a pipeline may open, the short encoder included.
 
         Raises:
             SettingsError: The bundle does not have this precision.
@@ -143,8 +125,8 @@ class Bundle:
         graphs = [self.graph(name, precision) for name in GRAPH_FOLDERS]
         return graphs + ([self.short_encoder(precision)[0]] if self.short_window(precision) else [])
 
-    def fixed_decoder(self, precision: str) -> Path:
-        """Return the verified path of the decoder in fixed shapes.
+    def fixed_decoder(self, precision: str) -> Graph:
+        """Return the verified decoder in fixed shapes.
 
         Raises:
             SettingsError: There is none in this precision.
@@ -152,13 +134,13 @@ class Bundle:
             BundleError: Its hash, or that of the decoder whose weights it shares, does not fit.
         """
         self.graph("decoder_model", precision)
-        name = fixed_decoder_path(precision)
+        name = graph_path(FIXED_DECODER, precision)
         if name not in self.manifest["files"]:
             raise SettingsError(
                 f"the bundle {self.folder} has no {name}: fixed shapes need fp32 or fp16 and an export with "
                 "`--fixed-steps`"
             )
-        return self.verified(name)
+        return self._graph(FIXED_DECODER, precision)
 
     def short_window(self, precision: str) -> Mapping[str, Any] | None:
         """Return what the export measured of the short encoder; None where the bundle has none.
@@ -180,15 +162,25 @@ class Bundle:
             )
         return entry
 
-    def short_encoder(self, precision: str) -> tuple[Path, Path]:
-        """Return the verified paths of the encoder over the speech alone and of the padding's statistics.
+    def short_encoder(self, precision: str) -> tuple[Graph, Path]:
+        """Return the verified encoder over the speech alone, and the path of the padding's statistics.
 
         Raises:
             BundleNotFoundError: A file is missing.
             BundleError: A hash, or that of the encoder whose weights it shares, does not fit.
         """
         self.graph("encoder_model", precision)
-        return self.verified(graph_path(SHORT_ENCODER, precision)), self.verified(PADDING_FILE)
+        return self._graph(SHORT_ENCODER, precision), self.verified(PADDING_FILE)
+
+    def _graph(self, name: str, precision: str) -> Graph:
+        """Return a graph whose file, and the weights beside it where it has some, have been verified."""
+        place = graph_path(name, precision)
+        path = self.verified(place)
+        files = [file for file in (place, f"{place}_data") if file in self.manifest["files"]]
+        for file in files[1:]:
+            self.verified(file)
+        digests = (self.manifest["files"][file]["sha256"] for file in files)
+        return Graph(name, precision, path, joint_sha256(*digests))
 
     def verified(self, name: str) -> Path:
         """Compare one file with its hash and return its path.
@@ -222,12 +214,6 @@ class Bundle:
         except OSError as error:  # no permission, a failing disk, a name that is too long
             raise BundleError(f"{path} cannot be read: {error.strerror}; look at its permissions") from error
         return path
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _verify_manifest(manifest: Mapping[str, Any], path: Path) -> None:

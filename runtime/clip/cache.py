@@ -9,7 +9,6 @@ import ast
 import io
 import lzma
 import os
-import secrets
 import struct
 import zipfile
 import zlib
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import ImageCacheError, OutputError
+from runtime.write_whole import write_whole
 
 Embedding = npt.NDArray[np.float32]
 
@@ -88,16 +88,9 @@ def save_image_cache(
         _require_key(key, f"cache for {place}")
     _require_consistent(vectors, f"cache for {place}")
     try:
-        temporary = place.with_name(f".{place.name[:64]}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        try:
-            with temporary.open("xb") as stream:
-                _write_all(stream, vectors)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(place)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
+        with write_whole(place) as beside, beside.open("xb") as stream:
+            _write_all(stream, vectors)
+    except (OutputError, ValueError) as error:
         raise OutputError(f"image cache {place} cannot be written: {error}") from error
 
 

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from runtime.bundle.bundle import Bundle
 from runtime.commands.console import EXIT_DONE
-from runtime.pipeline import default_precision
 from runtime.sessions.factory import Provider, SessionFactory, select_provider
 from runtime.sessions.machine import Machine, read_machine
 from runtime.sessions.obstacles import ORT_NAMES, Obstacle, ProviderName, find_obstacles
+from runtime.sessions.opening import default_precision
 
 SCHEMA: Final = "earsight.doctor/1"
 
@@ -127,7 +127,7 @@ def _diagnose_bundle(bundle: Bundle, provider: Provider) -> BundleDiagnosis:
     graphs = bundle.graphs(precision)
     for graph in graphs:
         factory.open(graph)
-    parts = [part for graph in graphs for part in graph.parent.glob(f"{graph.name}*")]
+    parts = [part for graph in graphs for part in graph.path.parent.glob(f"{graph.path.name}*")]
     return BundleDiagnosis(
         folder=bundle.folder,
         name=bundle.name,

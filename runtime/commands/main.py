@@ -10,11 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from runtime.bundle.bundle import Bundle
 from runtime.clip.cache import save_image_cache
-from runtime.commands import doctor
+from runtime.commands import doctor, engines
 from runtime.commands.console import EXIT_DONE, run_guarded
-from runtime.commands.options import add_pipeline_arguments, add_session_arguments, make_pipeline
+from runtime.commands.options import (
+    add_pipeline_arguments,
+    add_session_arguments,
+    make_pipeline,
+    make_sessions,
+)
 from runtime.errors import ImageError, ImageNotFoundError, OutputError, SettingsError
+from runtime.fusion import DEFAULT_ALPHA
 from runtime.pipeline import MultimodalASR
 from runtime.results import Transcription
 
@@ -42,7 +49,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     picture.add_argument("--image", metavar="FILE", help="the picture that the speaker describes")
     picture.add_argument("--image-id", metavar="KEY", help="key of the picture in --image-cache")
     transcribe.add_argument(
-        "--alpha", type=float, default=0.3, help="weight of the picture, 0 to 1 (default %(default)s)"
+        "--alpha",
+        type=float,
+        default=DEFAULT_ALPHA,
+        help="weight of the picture, 0 to 1 (default %(default)s)",
     )
     transcribe.add_argument(
         "--truncate",
@@ -60,6 +70,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     check = commands.add_parser("doctor", help="print what this machine can run, and where")
     doctor.add_arguments(check)
+
+    build = commands.add_parser("engines", help="build the TensorRT engines of a bundle ahead")
+    engines.add_arguments(build)
     return parser.parse_args(argv)
 
 
@@ -67,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command that was parsed."""
     if args.command == "doctor":
         return doctor.run(args)
+    if args.command == "engines":
+        return engines.run(args)
     return _transcribe(args) if args.command == "transcribe" else _embed_images(args)
 
 
@@ -102,7 +117,8 @@ def _embed_images(args: argparse.Namespace) -> int:
         raise OutputError(
             f"{args.output.parent} is no folder; expected one that --output can be written into"
         )
-    asr = MultimodalASR(args.bundle, precision=args.precision, providers=args.provider, threads=args.threads)
+    bundle = Bundle.open(args.bundle)
+    asr = MultimodalASR(bundle, precision=args.precision, sessions=make_sessions(args, bundle))
     embeddings: dict[str, NDArray[np.float32]] = {}
     unusable: list[ImageError] = []
     for path in tqdm(paths, desc="embed-images", unit="picture", disable=None):

@@ -1,10 +1,16 @@
 """The options of every command that runs a bundle, and the pipeline that they make."""
 
 import argparse
+from pathlib import Path
 
 from runtime.audio.segmentation import DEFAULT_PAUSE_S
+from runtime.bundle.bundle import Bundle
+from runtime.fusion import DEFAULT_ALPHA
 from runtime.pipeline import MultimodalASR
+from runtime.sessions.factory import SessionFactory, SessionSettings
 from runtime.sessions.obstacles import ORT_NAMES
+from runtime.sessions.opening import open_sessions
+from runtime.sessions.tensorrt.engines import EngineSettings
 from runtime.speech_gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.short_encoder import WINDOWS
 
@@ -19,6 +25,24 @@ def add_session_arguments(parser: argparse.ArgumentParser, *, required: bool = T
         "--provider", choices=sorted(ORT_NAMES), help="where to run (default: the best that works)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: one a physical core)")
+    parser.add_argument(
+        "--device", type=int, default=0, metavar="N", help="number of the GPU (default %(default)s)"
+    )
+    parser.add_argument(
+        "--tf32", action="store_true", help="quicker float32 on a GPU, with 10 bits of mantissa"
+    )
+    parser.add_argument(
+        "--gpu-memory-mib",
+        type=int,
+        metavar="N",
+        help="limit of CUDA's arena (default: all of the GPU's memory)",
+    )
+    parser.add_argument(
+        "--engines",
+        type=Path,
+        metavar="DIR",
+        help="TensorRT engines, built by `python -m runtime engines` (default: beside the graphs)",
+    )
 
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -95,17 +119,33 @@ def _speech_gate(args: argparse.Namespace) -> SpeechGate | None:
     )
 
 
-def make_pipeline(args: argparse.Namespace, *, alpha: float = 0.3) -> MultimodalASR:
+def make_sessions(args: argparse.Namespace, bundle: Bundle) -> SessionFactory:
+    """Choose where a bundle runs, as the options of `add_session_arguments` say."""
+    return open_sessions(
+        bundle,
+        providers=args.provider,
+        device_id=args.device,
+        precision=args.precision,
+        settings=SessionSettings(
+            threads=args.threads,
+            tf32=args.tf32,
+            gpu_memory_bytes=None if args.gpu_memory_mib is None else args.gpu_memory_mib * 2**20,
+            engines=EngineSettings(folder=args.engines),
+        ),
+    )
+
+
+def make_pipeline(args: argparse.Namespace, *, alpha: float = DEFAULT_ALPHA) -> MultimodalASR:
     """Open the bundle as the options of `add_pipeline_arguments` say."""
+    bundle = Bundle.open(args.bundle)
     return MultimodalASR(
-        args.bundle,
+        bundle,
         alpha=alpha,
         num_beams=args.num_beams,
         image_cache=args.image_cache,
         language=args.language,
         precision=args.precision,
-        providers=args.provider,
-        threads=args.threads,
+        sessions=make_sessions(args, bundle),
         max_new_tokens=args.max_new_tokens,
         fixed_steps=args.fixed_steps,
         window=args.window,

@@ -1,7 +1,7 @@
 """Which execution provider runs: what was asked for, or the best that really works here."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -75,7 +75,7 @@ def select_provider(
     *,
     device_id: int = 0,
     machine: Machine | None = None,
-    engines: bool = False,
+    engines: Callable[[Gpu, str], bool] | None = None,
 ) -> Provider:
     """Choose the execution provider.
 
@@ -84,8 +84,8 @@ def select_provider(
             or an error. Several names: the first that runs here, or an error. None: the best that runs here.
         device_id: Number of the GPU, where one is used.
         machine: The facts to decide on; read from this machine when left out.
-        engines: TensorRT engines are built for this bundle. TensorRT takes part in the automatic choice only
-            then, because building them takes minutes.
+        engines: Whether TensorRT engines are built for a GPU and a version of TensorRT. TensorRT takes part
+            in the automatic choice only where they are, because building them takes minutes.
 
     Returns:
         The provider. It is proven by a tiny session, unless `machine` is given.
@@ -94,7 +94,7 @@ def select_provider(
         SettingsError: A name is unknown, the list is empty, or there is no GPU of that number.
         ProviderError: Nothing of what was asked for runs here; the message says why and what mends it.
     """
-    wishes = _wishes(requested, engines)
+    wishes = _wishes(requested, engines is not None)
     if wishes == ("cpu",):
         return Provider("cpu")
     prove = machine is None
@@ -106,6 +106,12 @@ def select_provider(
             passed.append((name, obstacles))
             continue
         gpu = None if name == "cpu" else _gpu(facts, device_id)
+        if name == "tensorrt" and engines is not None and gpu is not None:
+            assert facts.tensorrt is not None  # find_obstacles has seen it
+            if not engines(gpu, facts.tensorrt):
+                lacking = f"no engines of this bundle are built for {gpu.name} and TensorRT {facts.tensorrt}"
+                passed.append((name, (Obstacle(lacking, "python -m runtime engines --bundle DIR"),)))
+                continue
         for other, reasons in passed:
             logger.info("provider %s passed over: %s", other, "; ".join(map(str, reasons)))
         logger.info("provider %s chosen%s", name, f" on {gpu.name}" if gpu else "")

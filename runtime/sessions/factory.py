@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import onnxruntime as ort
 
-from runtime.bundle.bundle import FIXED_DECODER
+from runtime.bundle.graph import FIXED_DECODER, Graph
 from runtime.errors import BundleError, ProviderError, SettingsError
 from runtime.sessions.choice import Device, Provider, select_provider
 from runtime.sessions.obstacles import ORT_NAMES, ProviderName
@@ -28,6 +28,7 @@ MOST_THREADS: Final = 1024  # the system kills a process with many more, instead
 # onnxruntime: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal. Errors are raised as well as logged: once is
 # enough.
 _FATAL_SEVERITY: Final = 4
+_STEPPED: Final = ("decoder_model", FIXED_DECODER)  # graphs that run many times for one utterance
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +117,11 @@ class SessionFactory:
         """How many entries the decoder's cache must hold from the start; the first ones are then hidden."""
         return MINIMUM_CACHE if self.provider == "tensorrt" else 0
 
-    def open(self, graph: Path) -> ort.InferenceSession:
+    def open(self, graph: Graph) -> ort.InferenceSession:
         """Open a graph.
 
         Args:
-            graph: The ONNX file.
+            graph: Which one.
 
         Returns:
             A session whose providers and node placement are what was asked for.
@@ -130,6 +131,7 @@ class SessionFactory:
                 TensorRT engine for it.
             BundleError: onnxruntime cannot load the file.
         """
+        file = graph.path.name
         plan = self._engine_plan(graph)
         started = time.perf_counter()
         session = self._create(graph, plan.options() if plan else {})
@@ -138,16 +140,16 @@ class SessionFactory:
         in_force = session.get_providers()
         if not in_force or in_force[0] != self.choice.ort_name:
             raise ProviderError(
-                f"{graph.name}: {self.choice.ort_name} was asked for and onnxruntime uses "
+                f"{file}: {self.choice.ort_name} was asked for and onnxruntime uses "
                 f"{', '.join(in_force)}; `python -m runtime doctor` says what is missing"
             )
         placement = read_placement(session, self.choice.ort_name)
-        check_placement(placement, graph.name, self.settings.fallen_share_limit)
-        self._placements[graph.name] = placement
-        logger.info("%s: %s", graph.name, placement.to_dict())
+        check_placement(placement, file, self.settings.fallen_share_limit)
+        self._placements[file] = placement
+        logger.info("%s: %s", file, placement.to_dict())
         return session
 
-    def _engine_plan(self, graph: Path) -> EnginePlan | None:
+    def _engine_plan(self, graph: Graph) -> EnginePlan | None:
         if self.provider != "tensorrt":
             return None
         gpu, version = self.choice.gpu, self.choice.tensorrt
@@ -171,15 +173,15 @@ class SessionFactory:
             "placement": {name: placement.to_dict() for name, placement in self._placements.items()},
         }
 
-    def _create(self, graph: Path, tensorrt_options: Mapping[str, str]) -> ort.InferenceSession:
+    def _create(self, graph: Graph, tensorrt_options: Mapping[str, str]) -> ort.InferenceSession:
         settings = self.settings
-        if not graph.name.startswith(FIXED_DECODER):
+        if graph.name != FIXED_DECODER:
             settings = replace(settings, cuda_graph=False)
         providers = provider_list(self.choice, settings, tensorrt_options)
         try:
             session = ort.InferenceSession(
-                graph,
-                session_options(self.settings, many_runs=graph.name.startswith("decoder_")),
+                graph.path,
+                session_options(self.settings, many_runs=graph.name in _STEPPED),
                 providers=providers,
                 enable_fallback=0,
             )
@@ -187,9 +189,9 @@ class SessionFactory:
             # onnxruntime raises classes of its own for each status code; what they share is Exception alone.
             message = " ".join(str(error).split())
             if "providers" in message.lower() or self.provider != "cpu":
-                raise ProviderError(f"{graph.name} on {self.choice.ort_name}: {message}") from error
+                raise ProviderError(f"{graph.path.name} on {self.choice.ort_name}: {message}") from error
             raise BundleError(
-                f"{graph}: onnxruntime cannot load it: {message}; export the bundle again (make export)"
+                f"{graph.path}: onnxruntime cannot load it: {message}; export the bundle again (make export)"
             ) from error
         session.disable_fallback()
         return session

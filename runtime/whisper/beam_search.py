@@ -129,7 +129,7 @@ def beam_search(
         mask = rules.mask(search.generated())
         log_probs, candidates = decoder.step(search.tokens, search.parents, mask, top_k)
         search.advance(*rules.narrow(log_probs, candidates, wanted))
-    return search.results(settings.num_hypotheses or settings.num_beams)
+    return search.results(settings.count)
 
 
 def _as_matrix(prompts: Sequence[Sequence[int]] | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -49,6 +49,11 @@ class BeamSearchSettings:
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise SettingsError(f'early_stopping is {self.early_stopping!r}; expected False, True or "never"')
 
+    @property
+    def count(self) -> int:
+        """Length of the n-best list."""
+        return self.num_hypotheses or self.num_beams
+
     def new_token_limit(self, prompt_length: int, max_length: int, vocab_size: int) -> int:
         """Verify the settings against the model.
 

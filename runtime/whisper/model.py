@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from runtime.bundle.bundle import Bundle
+from runtime.bundle.graph import Graph
 from runtime.errors import BundleError
 from runtime.sessions.factory import SessionFactory
 from runtime.sessions.runs import require_input_shape, run_bound
@@ -54,8 +55,8 @@ class WhisperModel:
     def __init__(
         self,
         settings: Path,
-        encoder: Path,
-        decoder: Path,
+        encoder: Graph,
+        decoder: Graph,
         sessions: SessionFactory,
         short_encoder: ShortEncoder | None = None,
     ) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from runtime.bundle.bundle import SHORT_ENCODER, Bundle
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.graph import SHORT_ENCODER
 from runtime.errors import BundleError, SettingsError
 from runtime.sessions.factory import SessionFactory
 from runtime.sessions.runs import run_bound

@@ -19,12 +19,14 @@ from export import cli as export_cli
 from export import random_checkpoints as architectures
 from export.bundle_writer import ExportRequest, write_bundle
 from export.checkpoints import Source
-from export.exchange import exchange
 from export.parity import TOLERANCE
 from export.random_checkpoints import CLIP, WHISPER, make_clip_checkpoint, make_whisper_checkpoint
-from runtime.bundle.bundle import MANIFEST, Bundle, graph_path
+from runtime import write_whole
+from runtime.bundle.bundle import MANIFEST, Bundle
+from runtime.bundle.graph import graph_path
 from runtime.errors import CheckpointError, OutputError, ParityError, SettingsError
 from runtime.pipeline import MultimodalASR
+from runtime.write_whole import exchange
 from tests.conftest import ROOT
 
 MODELS = ROOT / "bench" / "pocket" / "models"
@@ -264,7 +266,7 @@ def test_two_folders_change_places_in_one_step(tmp_path):
 
 
 def test_without_a_swap_the_bundle_is_replaced_by_two_renames(copied_bundle, monkeypatch):
-    monkeypatch.setattr(bundle_writer, "exchange", lambda one, other: False)
+    monkeypatch.setattr(write_whole, "exchange", lambda one, other: False)
     _, written = write_bundle(request(copied_bundle))
     assert written
     assert whole(copied_bundle).precisions == ("fp32",)

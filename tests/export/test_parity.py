@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from export.checkpoints import Source, load_clip, load_whisper
 from export.parity import check_clip, check_whisper
-from runtime.bundle.bundle import graph_path
+from runtime.bundle.graph import graph_path
 from runtime.errors import ParityError
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
 from tests.conftest import POCKET

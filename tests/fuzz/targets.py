@@ -19,7 +19,8 @@ from bench.nbest.file import NBestUtterance, NBestWriter, read_nbest
 from bench.tuning import TuneOptions, tune
 from runtime.audio.load import level_dbfs, load_audio
 from runtime.audio.segmentation import Splitter
-from runtime.bundle.bundle import GRAPH_FOLDERS, MANIFEST, Bundle
+from runtime.bundle.bundle import MANIFEST, Bundle
+from runtime.bundle.graph import GRAPH_FOLDERS
 from runtime.clip.cache import load_image_cache
 from runtime.clip.pictures import load_image
 from runtime.errors import EarsightError, NBestFileError
@@ -106,7 +107,7 @@ class Workplace:
             for name in bundle.manifest["files"]:
                 assert bundle.verified(name).resolve().is_relative_to(self.bundle.resolve())
             for graph in GRAPH_FOLDERS:
-                assert bundle.graph(graph, bundle.precisions[0]).is_file()
+                assert bundle.graph(graph, bundle.precisions[0]).path.is_file()
             json.dumps([bundle.name, bundle.digest], ensure_ascii=False).encode()
         finally:
             (self.bundle / MANIFEST).write_bytes(self._manifest)

@@ -9,9 +9,11 @@ import onnx
 import pytest
 
 import runtime.bundle.bundle
-from runtime.bundle.bundle import GRAPH_FOLDERS, MANIFEST, SETTINGS_FILES, Bundle, graph_path
+from runtime.bundle.bundle import MANIFEST, SETTINGS_FILES, Bundle
+from runtime.bundle.graph import GRAPH_FOLDERS, graph_path
 from runtime.errors import BundleError, BundleNotFoundError, InferenceError, SettingsError
-from runtime.pipeline import MultimodalASR, default_precision
+from runtime.pipeline import MultimodalASR
+from runtime.sessions.opening import default_precision
 from tests.conftest import ROOT
 
 
@@ -38,7 +40,7 @@ def test_an_export_opens_and_names_its_parts(pocket_bundle):
     assert bundle.precisions == ("fp32", "int8")
     for graph in GRAPH_FOLDERS:
         for precision in bundle.precisions:
-            assert bundle.graph(graph, precision).is_file()
+            assert bundle.graph(graph, precision).path.is_file()
     on_disk = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert on_disk == {*bundle.manifest["files"], MANIFEST}
     assert default_precision(bundle, "cpu") == "int8"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import onnxruntime as ort
 import pytest
 
-from runtime.bundle.bundle import GRAPH_FOLDERS
+from runtime.bundle.graph import GRAPH_FOLDERS
 from runtime.commands import doctor
 from runtime.commands.doctor import add_arguments, diagnose, render, run
 from runtime.errors import BundleNotFoundError, ProviderError

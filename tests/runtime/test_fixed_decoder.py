@@ -14,7 +14,8 @@ from export.checkpoints import Source
 from export.graphs.fixed_decoder import write_fixed_decoder
 from runtime import MultimodalASR
 from runtime.audio.load import load_audio
-from runtime.bundle.bundle import Bundle, fixed_decoder_path
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.graph import FIXED_DECODER, graph_path
 from runtime.commands.main import main
 from runtime.errors import BundleError, CheckpointError, SettingsError
 from runtime.sessions.cuda_driver import Gpu
@@ -240,8 +241,8 @@ def test_the_command_line_takes_it(bundle, pocket_bundle, capsys):
 
 
 def test_the_graph_shares_the_weights_of_the_decoder(bundle):
-    path = bundle.fixed_decoder("fp32")
-    assert path.stat().st_size < bundle.graph("decoder_model", "fp32").stat().st_size / 10
+    path = bundle.fixed_decoder("fp32").path
+    assert path.stat().st_size < bundle.graph("decoder_model", "fp32").path.stat().st_size / 10
     kinds = [node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node]
     layers = json.loads((bundle.whisper / "config.json").read_text())["decoder_layers"]
     assert kinds.count("ScatterElements") == 2 * layers
@@ -258,13 +259,13 @@ def test_a_decoder_that_does_not_fit_spoils_the_shared_weights(bundle, tmp_path)
 
 
 def test_a_graph_without_a_cache_is_refused(bundle):
-    encoder = bundle.graph("encoder_model", "fp32")
+    encoder = bundle.graph("encoder_model", "fp32").path
     with pytest.raises(CheckpointError, match=r"encoder_model\.onnx is no decoder_model"):
         write_fixed_decoder(encoder, encoder.with_name("fixed.onnx"))
 
 
 def test_a_bundle_without_it_says_how_to_get_it(pocket_bundle, sessions):
-    assert fixed_decoder_path("fp32") not in pocket_bundle.manifest["files"]
+    assert graph_path(FIXED_DECODER, "fp32") not in pocket_bundle.manifest["files"]
     with pytest.raises(SettingsError, match="--fixed-steps"):
         FixedWhisperModel.of_bundle(pocket_bundle, "fp32", sessions)
 
@@ -301,8 +302,8 @@ def test_cuda_records_the_fixed_shapes_alone(bundle, monkeypatch, wanted, expect
     provider = Provider("cuda", gpu=Gpu(1, "NVIDIA L4", "8.9", 1 << 34))
     factory = SessionFactory(provider, SessionSettings(cuda_graph=wanted))
     for graph in (
-        bundle.folder / "whisper/onnx/decoder_model.onnx",
-        bundle.folder / fixed_decoder_path("fp32"),
+        bundle.graph("decoder_model", "fp32"),
+        bundle.fixed_decoder("fp32"),
     ):
         with pytest.raises(Exception, match="no GPU in this test"):
             factory.open(graph)

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from runtime.bundle.graph import Graph
 from runtime.errors import BundleError, EarsightError, ProviderError, SettingsError
 from runtime.sessions import factory as providers_module
 from runtime.sessions.choice import PROBE_MODEL
@@ -31,7 +32,7 @@ from tests.tools.machines import CPU, CPU_WHEEL, CUDA, L4, NO_DRIVER, ORIN, TENS
 def probe(tmp_path):
     path = tmp_path / "probe.onnx"
     path.write_bytes(PROBE_MODEL)
-    return path
+    return Graph("probe", "fp32", path, "")
 
 
 # -- names ---------------------------------------------------------------------------------------------------
@@ -76,9 +77,9 @@ def test_a_gpu_is_preferred_where_it_works():
 
 
 def test_tensorrt_is_automatic_only_with_engines_at_hand():
-    assert select_provider(machine=gpu_machine(), engines=True).name == "tensorrt"
-    assert select_provider(machine=gpu_machine(), engines=True).tensorrt == "10.9.0"
-    assert select_provider(machine=gpu_machine(), engines=False).tensorrt is None
+    assert select_provider(machine=gpu_machine(), engines=lambda gpu, version: True).name == "tensorrt"
+    assert select_provider(machine=gpu_machine(), engines=lambda gpu, version: True).tensorrt == "10.9.0"
+    assert select_provider(machine=gpu_machine(), engines=lambda gpu, version: False).tensorrt is None
 
 
 def test_a_list_is_an_order_of_preference():
@@ -217,8 +218,8 @@ def test_a_session_that_is_not_on_the_provider_asked_for_is_an_error(probe):
 
 
 def test_a_broken_graph_is_the_bundle_s_fault(tmp_path):
-    broken = tmp_path / "decoder_model.onnx"
-    broken.write_bytes(b"no protobuf")
+    broken = Graph("decoder_model", "fp32", tmp_path / "decoder_model.onnx", "")
+    broken.path.write_bytes(b"no protobuf")
     with pytest.raises(BundleError, match="export the bundle again"):
         SessionFactory(select_provider("cpu")).open(broken)
 

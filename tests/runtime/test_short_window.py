@@ -17,9 +17,10 @@ from export.modules.short_encoder import ShortEncoderGraph
 from export.modules.whisper import EncoderGraph
 from export.short_window.statistics import _encode
 from runtime import MultimodalASR
-from runtime.bundle.bundle import MANIFEST, PADDING_FILE, Bundle, sha256_of
+from runtime.bundle.bundle import MANIFEST, PADDING_FILE, Bundle
+from runtime.bundle.graph import sha256_of
 from runtime.errors import BundleError, SettingsError
-from runtime.sessions.tensorrt.profiles import EngineLimits, build_profile, graph_name, read_inputs
+from runtime.sessions.tensorrt.profiles import EngineLimits, build_profile, read_inputs
 from runtime.whisper.short_encoder import ShortEncoder
 from runtime.whisper.short_window import GRID, PaddingStatistics, ShortWindow, anchors_behind, is_worthwhile
 
@@ -234,9 +235,9 @@ def test_statistics_of_another_checkpoint_are_refused(miniature, tmp_path):
 def test_tensorrt_gets_standard_operators_and_a_range_for_every_dynamic_dimension(miniature):
     """The export has checked the operators of the fp16 graph; its profile leaves no dimension open."""
     graph, _ = Bundle.open(miniature / "bundle").short_encoder("fp16")
-    check_tensorrt_operators(graph)
-    inputs = read_inputs(graph)
-    profile = build_profile(graph_name(graph), inputs, EngineLimits())
+    check_tensorrt_operators(graph.path)
+    inputs = read_inputs(graph.path)
+    profile = build_profile(graph.name, inputs, EngineLimits())
     assert set(profile.inputs) == {each.name for each in inputs if each.is_dynamic}
     (frames,) = {profile.inputs["input_features"][2].usual}
     plan = ShortWindow(statistics(), "fp32").plan(225)

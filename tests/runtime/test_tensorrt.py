@@ -2,13 +2,20 @@
 
 import dataclasses
 import json
+import os
+import time
+from dataclasses import replace
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
+from runtime import MultimodalASR
+from runtime.bundle.graph import Graph, external_data, graph_path
 from runtime.errors import BundleError, OutputError, ProviderError, SettingsError
 from runtime.sessions.factory import Provider, SessionFactory, SessionSettings, select_provider
-from runtime.sessions.tensorrt.engines import EngineSettings, plan_engine, precision_of
+from runtime.sessions.opening import open_sessions
+from runtime.sessions.tensorrt.engines import EngineSettings, plan_engine
 from runtime.sessions.tensorrt.profiles import (
     MINIMUM_CACHE,
     TOP_K_LIMIT,
@@ -16,12 +23,11 @@ from runtime.sessions.tensorrt.profiles import (
     GraphInput,
     Range,
     build_profile,
-    graph_name,
     limits_of,
     read_inputs,
 )
-from runtime.sessions.tensorrt.store import EngineKey, EngineStore, graph_hash
-from tests.tools.machines import CPU, L4, ORIN
+from runtime.sessions.tensorrt.store import EngineKey, EngineStore
+from tests.tools.machines import CPU, L4, ORIN, gpu_machine
 from tests.tools.tiny_graphs import VOCABULARY, write_tiny_graphs
 
 GRAPHS = ("encoder_model", "decoder_model", "text_model", "vision_model")
@@ -32,7 +38,7 @@ TENSORRT_VERSION = "10.9.0"
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory):
     folder = write_tiny_graphs(tmp_path_factory.mktemp("graphs"), ("fp32",))
-    return {graph_name(path): path for path in folder.rglob("*.onnx")}
+    return {name: Graph.in_folder(folder, name, "fp32") for name in GRAPHS}
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def plan(graphs, tmp_path):
      EngineLimits(batch=16, beams=10, tokens=448, prompt=200, texts=1024)],
 )  # fmt: skip
 def test_every_dynamic_dimension_of_an_exported_graph_has_a_range(graphs, graph, limits):
-    inputs = read_inputs(graphs[graph])
+    inputs = read_inputs(graphs[graph].path)
     profile = build_profile(graph, inputs, limits)
     dynamic = {each.name: each for each in inputs if each.is_dynamic}
     assert dynamic
@@ -68,13 +74,13 @@ def test_every_dynamic_dimension_of_an_exported_graph_has_a_range(graphs, graph,
 
 def test_every_input_of_the_decoder_is_dynamic(graphs):
     """top_k too, although its shape is fixed: TensorRT needs its values."""
-    profile = build_profile("decoder_model", read_inputs(graphs["decoder_model"]), EngineLimits())
-    assert {each.name for each in read_inputs(graphs["decoder_model"])} == set(profile.inputs)
+    profile = build_profile("decoder_model", read_inputs(graphs["decoder_model"].path), EngineLimits())
+    assert {each.name for each in read_inputs(graphs["decoder_model"].path)} == set(profile.inputs)
 
 
 def test_the_corners_of_the_decoder_fit_together(graphs):
     limits = EngineLimits(batch=4, beams=5, tokens=64, prompt=4)
-    shapes = build_profile("decoder_model", read_inputs(graphs["decoder_model"]), limits).inputs
+    shapes = build_profile("decoder_model", read_inputs(graphs["decoder_model"].path), limits).inputs
     for corner in CORNERS:
         batch, queries, total = (getattr(size, corner) for size in shapes["attention_mask"])
         _, _, cached, _ = (getattr(size, corner) for size in shapes["past_key_0"])
@@ -86,7 +92,7 @@ def test_the_corners_of_the_decoder_fit_together(graphs):
 
 def test_whatever_a_search_asks_for_lies_within_the_limits(graphs):
     limits = EngineLimits(batch=4, beams=5, tokens=64, prompt=4)
-    shapes = build_profile("decoder_model", read_inputs(graphs["decoder_model"]), limits).inputs
+    shapes = build_profile("decoder_model", read_inputs(graphs["decoder_model"].path), limits).inputs
     cached = shapes["past_value_1"][2]
     assert cached.smallest == MINIMUM_CACHE == 1
     last_step = MINIMUM_CACHE + 4 + 5 * 63  # the prompt, and all beams of the 63 steps before the 64th
@@ -99,13 +105,13 @@ def test_whatever_a_search_asks_for_lies_within_the_limits(graphs):
 
 def test_no_more_continuations_than_tokens(graphs):
     limits = EngineLimits(continuations=1000)
-    shapes = build_profile("decoder_model", read_inputs(graphs["decoder_model"]), limits).inputs
+    shapes = build_profile("decoder_model", read_inputs(graphs["decoder_model"].path), limits).inputs
     assert shapes["top_k"][0].largest == VOCABULARY
 
 
 def test_no_dimension_is_zero_and_option_texts_follow_the_documented_form(graphs):
     for graph in GRAPHS:
-        profile = build_profile(graph, read_inputs(graphs[graph]), EngineLimits())
+        profile = build_profile(graph, read_inputs(graphs[graph].path), EngineLimits())
         for corner in profile.options().values():
             for part in corner.split(","):
                 name, shape = part.split(":")
@@ -136,7 +142,7 @@ def test_limits_out_of_range_are_refused(change):
 
 
 def test_similar_limits_share_a_profile(graphs):
-    inputs = read_inputs(graphs["decoder_model"])
+    inputs = read_inputs(graphs["decoder_model"].path)
     digest = build_profile("decoder_model", inputs, EngineLimits(batch=5, tokens=200)).digest()
     assert digest == build_profile("decoder_model", inputs, EngineLimits(batch=8, tokens=224)).digest()
     assert digest != build_profile("decoder_model", inputs, EngineLimits(batch=9, tokens=224)).digest()
@@ -157,29 +163,17 @@ def test_a_range_is_ordered():
 
 
 def test_text_lengths_end_where_the_checkpoint_s_positions_end(tmp_path):
-    graph = tmp_path / "clip" / "onnx" / "text_model_fp16.onnx"
+    graph = Graph("text_model", "fp16", tmp_path / "clip" / "onnx" / "text_model_fp16.onnx", "")
     assert limits_of(graph, EngineLimits()).text_length == 77
-    graph.parent.mkdir(parents=True)
+    graph.path.parent.mkdir(parents=True)
     config = tmp_path / "clip" / "config.json"
     config.write_text('{"text_config": {"max_position_embeddings": 32}}')
     assert limits_of(graph, EngineLimits()).text_length == 32
     assert limits_of(graph, EngineLimits(text_length=20)).text_length == 20
-    assert limits_of(graph.with_name("vision_model.onnx"), EngineLimits()).text_length == 77
+    assert limits_of(replace(graph, name="vision_model"), EngineLimits()).text_length == 77
     config.write_text("{")
     with pytest.raises(BundleError):
         limits_of(graph, EngineLimits())
-
-
-@pytest.mark.parametrize(
-    ("file", "expected"), [("decoder_model_fp16.onnx", "decoder_model"), ("text_model.onnx", "text_model")]
-)
-def test_graph_names(tmp_path, file, expected):
-    assert graph_name(tmp_path / file) == expected
-
-
-def test_another_file_is_no_graph(tmp_path):
-    with pytest.raises(SettingsError, match="none of the graphs"):
-        graph_name(tmp_path / "model.onnx")
 
 
 def test_inputs_of_a_broken_file(tmp_path):
@@ -260,12 +254,14 @@ def test_every_setting_that_changes_the_engine_changes_its_folder(plan, graphs):
 
 
 def test_another_graph_of_the_same_name_has_another_key(plan, graphs, tmp_path):
-    changed = tmp_path / "decoder_model.onnx"
-    changed.write_bytes(graphs["decoder_model"].read_bytes())
-    same = plan_engine(changed, EngineSettings(), L4, TENSORRT_VERSION, onnxruntime="1.31.1")
-    assert same.key == plan().key
-    changed.with_name("decoder_model.onnx_data").write_bytes(b"weights kept outside")
-    assert graph_hash(changed) != same.key.graph_hash
+    place = tmp_path / graph_path("decoder_model", "fp32")
+    place.parent.mkdir(parents=True)
+    place.write_bytes(graphs["decoder_model"].path.read_bytes())
+    same = Graph.in_folder(tmp_path, "decoder_model", "fp32")
+    again = plan_engine(same, EngineSettings(), L4, TENSORRT_VERSION, onnxruntime="1.31.1")
+    assert again.key == plan().key
+    external_data(place).write_bytes(b"weights kept outside")
+    assert Graph.in_folder(tmp_path, "decoder_model", "fp32").sha256 != same.sha256
 
 
 def test_an_engine_counts_as_built_only_when_it_is_whole(tmp_path):
@@ -275,7 +271,7 @@ def test_an_engine_counts_as_built_only_when_it_is_whole(tmp_path):
     engine = store.folder(KEY) / "part.engine"
     engine.write_bytes(b"1234")
     assert not store.is_built(KEY)  # the mark is missing: the build was cut off
-    record = json.loads(store.mark_built(KEY, {"build_seconds": 1.0}).read_text())
+    record = json.loads(store.mark_built(KEY, EngineLimits(), {"build_seconds": 1.0}).read_text())
     assert record["key"]["gpu"] == KEY.gpu
     assert store.is_built(KEY)
     engine.write_bytes(b"123")
@@ -288,7 +284,7 @@ def test_a_build_that_leaves_no_engine_is_an_error(tmp_path):
     store = EngineStore(tmp_path)
     store.prepare(KEY)
     with pytest.raises(OutputError, match="did not"):
-        store.mark_built(KEY, {})
+        store.mark_built(KEY, EngineLimits(), {})
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -302,14 +298,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_missing_engine_is_an_error_unless_building_is_allowed(plan):
     with pytest.raises(
-        ProviderError, match=r"NVIDIA L4.*TensorRT 10\.9\.0.*python -m export engines --bundle"
+        ProviderError, match=r"NVIDIA L4.*TensorRT 10\.9\.0.*python -m runtime engines --bundle"
     ):
         plan().require_built()
     plan(allow_build=True).require_built()
     made = plan()
     made.store.prepare(made.key)
     (made.store.folder(made.key) / "x.engine").write_bytes(b"1")
-    made.store.mark_built(made.key, {})
+    made.store.mark_built(made.key, made.limits, {})
     made.require_built()
 
 
@@ -376,15 +372,9 @@ def test_the_gpu_s_number_reaches_the_options(plan):
 
 def test_quantised_graphs_are_refused(tmp_path):
     with pytest.raises(ProviderError, match="--precision fp16"):
-        plan_engine(tmp_path / "decoder_model_int8.onnx", EngineSettings(), L4, TENSORRT_VERSION)
-
-
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [("text_model.onnx", "fp32"), ("text_model_fp16.onnx", "fp16"), ("text_model_int8.onnx", "int8")],
-)
-def test_precision_is_in_the_name(tmp_path, file, expected):
-    assert precision_of(tmp_path / file) == expected
+        plan_engine(
+            Graph("decoder_model", "int8", tmp_path / "d.onnx", ""), EngineSettings(), L4, TENSORRT_VERSION
+        )
 
 
 @pytest.mark.parametrize(
@@ -399,3 +389,113 @@ def test_a_machine_with_engines_describes_them(tmp_path):
     settings = SessionSettings(engines=EngineSettings(folder=tmp_path)).to_dict()
     assert json.loads(json.dumps(settings))["engines"]["folder"] == str(tmp_path)
     assert CPU not in settings
+
+
+# -- engines that are there --------------------------------------------------------------------------------
+
+
+def build(plan_):
+    """What a build leaves: an engine and its record."""
+    plan_.store.prepare(plan_.key)
+    (plan_.store.folder(plan_.key) / "x.engine").write_bytes(b"1")
+    plan_.store.mark_built(plan_.key, plan_.limits, {})
+
+
+def test_limits_are_those_of_the_engine_that_is_there(plan):
+    assert not plan().is_built
+    wide = EngineLimits(beams=7, batch=2)
+    build(plan(limits=wide))
+    assert plan().is_built
+    assert plan().limits == wide
+    assert not plan(gpu=ORIN).is_built
+    assert not plan(limits=EngineLimits(beams=9)).is_built
+
+
+def test_the_engine_that_was_built_last_is_taken(plan):
+    for age, beams in ((9, 5), (1, 3), (5, 4)):
+        made = plan(limits=EngineLimits(beams=beams))
+        build(made)
+        then = time.time() - age
+        os.utime(made.store.folder(made.key) / "engine.json", (then, then))
+    assert plan().limits.beams == 3
+
+
+def test_a_damaged_record_counts_as_no_engine(plan, caplog):
+    made = plan(limits=EngineLimits(beams=7))
+    build(made)
+    (made.store.folder(made.key) / "engine.json").write_text("{")
+    assert plan().limits == EngineLimits()
+    assert "no record of an engine" in caplog.text
+
+
+@pytest.fixture
+def gpu_bundle(tmp_path, pocket_bundle):
+    """The pocket bundle as a GPU would have it; float32 alone, because no float16 is exported for tests."""
+    return replace(pocket_bundle, manifest={**pocket_bundle.manifest, "precisions": ["fp32"]})
+
+
+def build_engines(bundle, folder, gpu=L4):
+    settings = EngineSettings(folder=folder, limits=EngineLimits(beams=3))
+    for graph in bundle.graphs("fp32"):
+        build(plan_engine(graph, settings, gpu, TENSORRT_VERSION))
+    return SessionSettings(engines=EngineSettings(folder=folder))
+
+
+def test_the_automatic_choice_takes_tensorrt_where_engines_are_built(gpu_bundle, tmp_path):
+    settings = build_engines(gpu_bundle, tmp_path / "engines")
+    chosen = open_sessions(gpu_bundle, settings=settings, machine=gpu_machine())
+    assert chosen.provider == "tensorrt"
+    assert open_sessions(gpu_bundle, machine=gpu_machine()).provider == "cuda"
+    assert (
+        open_sessions(gpu_bundle, settings=settings, providers="cuda", machine=gpu_machine()).provider
+        == "cuda"
+    )
+
+
+def test_engines_of_another_gpu_are_passed_over_with_the_reason(gpu_bundle, tmp_path):
+    settings = build_engines(gpu_bundle, tmp_path / "engines", gpu=ORIN)
+    chosen = open_sessions(gpu_bundle, settings=settings, machine=gpu_machine())
+    assert chosen.provider == "cuda"
+    ((name, (obstacle,)),) = chosen.choice.passed_over
+    assert name == "tensorrt"
+    assert "NVIDIA L4" in str(obstacle)
+    assert "runtime engines" in str(obstacle)
+
+
+def test_the_product_opens_its_graphs_with_the_engines_that_were_built(gpu_bundle, tmp_path, monkeypatch):
+    """Up to the session itself, which needs a GPU: a graph is asked of TensorRT, with its engine."""
+    settings = build_engines(gpu_bundle, tmp_path / "engines")
+    asked = []
+
+    class Opened(Exception):
+        pass
+
+    def session(graph, options, providers, enable_fallback):
+        asked.append((graph.name, dict(providers)))
+        raise Opened
+
+    sessions = open_sessions(gpu_bundle, settings=settings, machine=gpu_machine())
+    monkeypatch.setattr(ort, "InferenceSession", session_or(session, ort.InferenceSession))
+    with pytest.raises(ProviderError, match="TensorrtExecutionProvider"):
+        MultimodalASR(gpu_bundle, sessions=sessions)
+    ((graph, providers),) = asked
+    assert graph == "encoder_model.onnx"
+    assert next(iter(providers)) == "TensorrtExecutionProvider"
+    options = providers["TensorrtExecutionProvider"]
+    assert str(tmp_path / "engines") in options["trt_engine_cache_path"]
+
+
+def session_or(refuse, real):
+    """`refuse` where TensorRT is asked for, the real session where the inputs of a graph are read."""
+
+    def make(graph, options=None, providers=(), enable_fallback=0):
+        if any(isinstance(each, tuple) and each[0].startswith("Tensorrt") for each in providers):
+            return refuse(graph, options, providers, enable_fallback)
+        return real(graph, options, providers=providers, enable_fallback=enable_fallback)
+
+    return make
+
+
+def test_sessions_exclude_what_they_decide(pocket_bundle):
+    with pytest.raises(SettingsError, match="settings of the sessions"):
+        MultimodalASR(pocket_bundle, sessions=SessionFactory(select_provider("cpu")), threads=1)

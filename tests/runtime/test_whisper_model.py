@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from export.graphs.write import WHISPER_GRAPHS, write_graphs
-from runtime.bundle.bundle import Bundle, graph_path
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.graph import Graph
 from runtime.errors import BundleError
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
 from runtime.whisper import model as whisper
@@ -30,8 +31,8 @@ def exported(case, folder, monkeypatch, *precisions):
     monkeypatch.setattr(whisper.WhisperTokens, "from_folder", lambda _: tokens)
     window = SimpleNamespace(n_mels=case.features.shape[1], n_frames=case.features.shape[2])
     monkeypatch.setattr(whisper.LogMelExtractor, "from_folder", lambda _: window)
-    paths = (folder / graph_path(name, precisions[-1]) for name in ("encoder_model", "decoder_model"))
-    return WhisperModel(folder, *paths, cpu())
+    graphs = (Graph.in_folder(folder, name, precisions[-1]) for name in ("encoder_model", "decoder_model"))
+    return WhisperModel(folder, *graphs, cpu())
 
 
 def search(model, case, rows=slice(None)):
@@ -142,13 +143,16 @@ def test_a_decoder_of_another_checkpoint_is_refused(pocket_bundle: Bundle, tmp_p
     with pytest.raises(BundleError, match="export the bundle again"):
         WhisperModel(
             own / "whisper",
-            own / graph_path(encoder, "fp32"),
-            foreign / graph_path(decoder, "fp32"),
+            Graph.in_folder(own, encoder, "fp32"),
+            Graph.in_folder(foreign, decoder, "fp32"),
             cpu(),
         )
     with pytest.raises(BundleError, match="export the bundle again"):
         WhisperModel(
-            own / "whisper", own / graph_path(decoder, "fp32"), own / graph_path(encoder, "fp32"), cpu()
+            own / "whisper",
+            Graph.in_folder(own, decoder, "fp32"),
+            Graph.in_folder(own, encoder, "fp32"),
+            cpu(),
         )
 
 

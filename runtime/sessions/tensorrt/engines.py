@@ -6,23 +6,23 @@ Source of the options: onnxruntime's documentation of the TensorRT execution pro
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import onnxruntime as ort
 
+from runtime.bundle.graph import Graph
 from runtime.errors import ProviderError, SettingsError
 from runtime.sessions.cuda_driver import Gpu
 from runtime.sessions.tensorrt.profiles import (
     EngineLimits,
     Profile,
     build_profile,
-    graph_name,
     limits_of,
     read_inputs,
 )
-from runtime.sessions.tensorrt.store import EngineKey, EngineStore, graph_hash
+from runtime.sessions.tensorrt.store import EngineKey, EngineStore
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class EngineSettings:
     """How TensorRT engines are built and where they lie.
 
     Attributes:
-        limits: The largest requests.
+        limits: The largest requests. None for those of the engine that was built last for a graph, GPU and
+            versions; where there is none, the defaults of `EngineLimits`.
         folder: Where engines lie; None for a folder `engines` beside each graph.
         allow_build: Build a missing engine when a graph is opened. Otherwise a missing engine is an error,
             because a build takes minutes and holds the request up.
@@ -44,7 +45,7 @@ class EngineSettings:
         context_model: Also write an EP-context model, which starts without the original graph.
     """
 
-    limits: EngineLimits = field(default_factory=EngineLimits)
+    limits: EngineLimits | None = None
     folder: Path | None = None
     allow_build: bool = False
     workspace_bytes: int | None = None
@@ -68,19 +69,21 @@ class EnginePlan:
     """What it takes to run one graph on TensorRT on this machine.
 
     Attributes:
-        graph: The ONNX file.
+        graph: Which one.
         profile: Ranges of its inputs.
         key: What the engine depends on.
         store: Where it lies.
         settings: How it is built.
+        limits: The largest requests of this engine.
         device_id: Number of the GPU.
     """
 
-    graph: Path
+    graph: Graph
     profile: Profile
     key: EngineKey
     store: EngineStore
     settings: EngineSettings
+    limits: EngineLimits
     device_id: int = 0
 
     @property
@@ -100,8 +103,8 @@ class EnginePlan:
             f"no TensorRT engine of {self.graph.name} for {self.key.gpu} (compute capability "
             f"{self.key.capability}), TensorRT {self.key.tensorrt}, onnxruntime {self.key.onnxruntime} and "
             f"these limits: {self.store.folder(self.key)} is not there. Build it once with "
-            "`python -m export engines --bundle DIR` on this machine, or allow building at the first request "
-            "(it takes minutes)"
+            "`python -m runtime engines --bundle DIR` on this machine, or allow building at the first "
+            "request (it takes minutes)"
         )
 
     def options(self) -> dict[str, str]:
@@ -128,7 +131,7 @@ class EnginePlan:
             # loaded (https://github.com/microsoft/onnxruntime/issues/22131).
             options["trt_engine_cache_path"] = "."
             options["trt_dump_ep_context_model"] = _flag(True)
-            options["trt_ep_context_file_path"] = str(folder / f"{self.graph.stem}_context.onnx")
+            options["trt_ep_context_file_path"] = str(folder / f"{self.graph.path.stem}_context.onnx")
             options["trt_ep_context_embed_mode"] = "0"  # the engine stays a file of its own
         return options
 
@@ -139,19 +142,18 @@ class EnginePlan:
             started: `time.perf_counter()` before the session was created, in seconds.
         """
         seconds = time.perf_counter() - started
-        self.store.mark_built(
-            self.key, {"profile": self.profile.to_dict(), "build_seconds": round(seconds, 1)}
-        )
-        logger.info("built the TensorRT engine of %s in %.0f s", self.graph.name, seconds)
+        notes = {"profile": self.profile.to_dict(), "build_seconds": round(seconds, 1)}
+        self.store.mark_built(self.key, self.limits, notes)
+        logger.info("built the TensorRT engine of %s in %.0f s", self.graph.path.name, seconds)
 
 
 def plan_engine(
-    graph: Path, settings: EngineSettings, gpu: Gpu, tensorrt: str, *, onnxruntime: str | None = None
+    graph: Graph, settings: EngineSettings, gpu: Gpu, tensorrt: str, *, onnxruntime: str | None = None
 ) -> EnginePlan:
     """Work out profile, key and place of a graph's engine. Needs no GPU.
 
     Args:
-        graph: The ONNX file, one of the four graphs of a bundle.
+        graph: A graph of a bundle.
         settings: How to build.
         gpu: The GPU that it shall run on.
         tensorrt: TensorRT's version.
@@ -162,27 +164,37 @@ def plan_engine(
         ProviderError: The graph is quantised.
         BundleError: The file cannot be loaded.
     """
-    name, precision = graph_name(graph), precision_of(graph)
-    if precision == "int8":
+    if graph.precision == "int8":
         raise ProviderError(
-            f"{graph.name}: TensorRT cannot run onnxruntime's dynamically quantised operators; "
+            f"{graph.path.name}: TensorRT cannot run onnxruntime's dynamically quantised operators; "
             "use the fp16 graphs (--precision fp16)"
         )
-    profile = build_profile(name, read_inputs(graph), limits_of(graph, settings.limits))
-    key = EngineKey(
-        gpu=gpu.name,
-        capability=gpu.capability,
-        tensorrt=tensorrt,
-        onnxruntime=onnxruntime or ort.__version__,
-        graph=name,
-        graph_hash=graph_hash(graph),
-        precision=precision,
-        profile=profile.digest(),
-        build=build_ingredients(settings),
-    )
-    return EnginePlan(
-        graph, profile, key, EngineStore(settings.folder or graph.parent / ENGINE_FOLDER), settings, gpu.index
-    )
+    inputs, store = read_inputs(graph.path), engine_store(graph, settings)
+
+    def plan(limits: EngineLimits) -> EnginePlan:
+        profile = build_profile(graph.name, inputs, limits_of(graph, limits))
+        key = EngineKey(
+            gpu=gpu.name,
+            capability=gpu.capability,
+            tensorrt=tensorrt,
+            onnxruntime=onnxruntime or ort.__version__,
+            graph=graph.name,
+            graph_hash=graph.sha256,
+            precision=graph.precision,
+            profile=profile.digest(),
+            build=build_ingredients(settings),
+        )
+        return EnginePlan(graph, profile, key, store, settings, limits, gpu.index)
+
+    if settings.limits is not None:
+        return plan(settings.limits)
+    plans = map(plan, store.limits_built(graph))
+    return next((found for found in plans if found.is_built), None) or plan(EngineLimits())
+
+
+def engine_store(graph: Graph, settings: EngineSettings) -> EngineStore:
+    """Return where the engines of a graph lie."""
+    return EngineStore(settings.folder or graph.path.parent / ENGINE_FOLDER)
 
 
 def build_ingredients(settings: EngineSettings) -> tuple[tuple[str, str], ...]:
@@ -192,14 +204,6 @@ def build_ingredients(settings: EngineSettings) -> tuple[tuple[str, str], ...]:
         "workspace_bytes": settings.workspace_bytes,
     }
     return tuple((name, str(value)) for name, value in values.items())
-
-
-def precision_of(graph: Path) -> str:
-    """Return the precision that a graph's file name tells: "decoder_model_fp16.onnx" is "fp16"."""
-    for precision in ("fp16", "int8"):
-        if graph.stem.endswith(f"_{precision}"):
-            return precision
-    return "fp32"
 
 
 def _flag(value: bool) -> str:

@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import onnxruntime as ort
 
+from runtime.bundle.graph import Graph
 from runtime.bundle.json_files import read_json_object
 from runtime.errors import BundleError, SettingsError
 
@@ -166,33 +167,21 @@ class Profile:
         )
 
 
-def graph_name(path: Path) -> str:
-    """Return "decoder_model" for "decoder_model_fp16.onnx".
-
-    Raises:
-        SettingsError: The file is none of the four graphs.
-    """
-    for name in _RANGES:
-        if path.stem == name or path.stem.startswith(f"{name}_"):
-            return name
-    raise SettingsError(f"{path.name} is none of the graphs {', '.join(_RANGES)}")
-
-
-def limits_of(graph: Path, limits: EngineLimits) -> EngineLimits:
+def limits_of(graph: Graph, limits: EngineLimits) -> EngineLimits:
     """Cut limits down to what the checkpoint of a graph can do.
 
     CLIP's text graph slices its table of positions: a range beyond the table could not be built.
 
     Args:
-        graph: The ONNX file; `config.json` of its checkpoint lies one folder above, as in a bundle. Without
-            it, the limits stay as they are.
+        graph: Which one; `config.json` of its checkpoint lies one folder above its file, as in a bundle.
+            Without it, the limits stay as they are.
         limits: The wanted limits.
 
     Raises:
         BundleError: config.json is damaged.
     """
-    config = graph.parent.parent / "config.json"
-    if graph_name(graph) != "text_model" or not config.is_file():
+    config = graph.path.parent.parent / "config.json"
+    if graph.name != "text_model" or not config.is_file():
         return limits
     positions = (
         read_json_object(config).get("text_config", {}).get("max_position_embeddings", _CLIP_POSITIONS)

@@ -8,13 +8,17 @@ written last and is therefore also the mark of a finished build.
 
 import hashlib
 import json
-import os
-import tempfile
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from runtime.bundle.graph import Graph
 from runtime.errors import OutputError
+from runtime.sessions.tensorrt.profiles import EngineLimits
+from runtime.write_whole import write_json
+
+logger = logging.getLogger(__name__)
 
 SCHEMA: Final = "earsight.engine/1"
 _MARK: Final = "engine.json"
@@ -88,6 +92,24 @@ class EngineStore:
             for name, size in files.items()
         )
 
+    def limits_built(self, graph: Graph) -> list[EngineLimits]:
+        """Return the limits that engines of a graph were built for, the last build first.
+
+        Records that cannot be read count as no engines, as in `is_built`.
+        """
+        marks = sorted(
+            self.root.glob(f"{graph.name}_{graph.precision}_*/{_MARK}"),
+            key=lambda mark: mark.stat().st_mtime,
+            reverse=True,
+        )
+        found = []
+        for mark in marks:
+            try:
+                found.append(EngineLimits(**json.loads(mark.read_text(encoding="utf-8"))["limits"]))
+            except (OSError, ValueError, KeyError, TypeError):  # also SettingsError, a ValueError
+                logger.warning("%s is no record of an engine; it is passed over", mark)
+        return list(dict.fromkeys(found))
+
     def prepare(self, key: EngineKey) -> None:
         """Create the folders that TensorRT will write into.
 
@@ -100,11 +122,12 @@ class EngineStore:
             except OSError as error:
                 raise OutputError(f"cannot create {folder} for TensorRT engines: {error}") from error
 
-    def mark_built(self, key: EngineKey, notes: dict[str, Any]) -> Path:
+    def mark_built(self, key: EngineKey, limits: EngineLimits, notes: dict[str, Any]) -> Path:
         """Record a finished build.
 
         Args:
             key: What was built.
+            limits: The largest requests that it was built for.
             notes: More for people to read: shapes, seconds.
 
         Returns:
@@ -119,30 +142,11 @@ class EngineStore:
             raise OutputError(
                 f"TensorRT was to write an engine into {folder} and did not; it holds {list(files)}"
             )
-        record = {"schema": SCHEMA, "key": asdict(key), "files": files, **notes}
-        try:
-            return _write_whole(folder / _MARK, json.dumps(record, indent=1))
-        except OSError as error:
-            raise OutputError(f"cannot write {folder / _MARK}: {error}") from error
-
-
-def graph_hash(path: Path) -> str:
-    """Hash a graph and its external data (`NAME.onnx_data` beside it).
-
-    Returns:
-        SHA-256, hexadecimal.
-    """
-    digest = hashlib.sha256()
-    for part in (path, path.with_name(f"{path.name}_data")):
-        if part.is_file():
-            with part.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    """Write beside the file, then rename: a reader sees all of it or nothing."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    return Path(name).replace(path)
+        record = {
+            "schema": SCHEMA,
+            "key": asdict(key),
+            "limits": asdict(limits),
+            "files": files,
+            **notes,
+        }
+        return write_json(folder / _MARK, record)

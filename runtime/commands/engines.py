@@ -3,16 +3,18 @@
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from tqdm import tqdm
 
 from runtime.bundle.bundle import Bundle
+from runtime.bundle.graph import Graph
 from runtime.commands.console import EXIT_DONE
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
 from runtime.sessions.tensorrt.engines import EngineSettings, plan_engine
-from runtime.sessions.tensorrt.profiles import EngineLimits, build_profile, graph_name, limits_of, read_inputs
+from runtime.sessions.tensorrt.profiles import EngineLimits, build_profile, limits_of, read_inputs
 
 _LIMIT_HELP = {
     "batch": "utterances at a time",
@@ -27,7 +29,7 @@ _LIMIT_HELP = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `python -m export engines`."""
+    """Declare the arguments of `python -m runtime engines`."""
     parser.add_argument("--bundle", metavar="DIR", type=Path, required=True, help="bundle with fp16 graphs")
     parser.add_argument("--precision", default="fp16", choices=("fp16", "fp32"), help="default: %(default)s")
     parser.add_argument(
@@ -50,15 +52,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="print the shapes and stop; needs no GPU")
 
 
+def engine_limits(args: argparse.Namespace) -> EngineLimits:
+    """Turn the arguments into the largest requests.
+
+    Raises:
+        SettingsError: An argument is out of its range.
+    """
+    return EngineLimits(**{each.name: getattr(args, each.name) for each in fields(EngineLimits)})
+
+
 def engine_settings(args: argparse.Namespace) -> EngineSettings:
     """Turn the arguments into settings that allow building.
 
     Raises:
         SettingsError: An argument is out of its range.
     """
-    limits = EngineLimits(**{each.name: getattr(args, each.name) for each in fields(EngineLimits)})
     return EngineSettings(
-        limits=limits,
+        limits=engine_limits(args),
         folder=args.folder,
         allow_build=True,
         workspace_bytes=None if args.workspace_mib is None else args.workspace_mib * 2**20,
@@ -79,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     graphs = bundle.graphs(args.precision)
     if args.plan:
-        sys.stdout.write(f"{plan_text(graphs, settings.limits)}\n")
+        sys.stdout.write(f"{plan_text(graphs, engine_limits(args))}\n")
         return EXIT_DONE
     provider = select_provider("tensorrt", device_id=args.device)
     assert provider.gpu is not None  # TensorRT was proven
@@ -90,21 +100,21 @@ def run(args: argparse.Namespace) -> int:
         before, started = plan.is_built, time.perf_counter()
         sessions.open(graph)
         how = "was there" if before else f"built in {time.perf_counter() - started:.0f} s"
-        sys.stdout.write(f"{graph.name}: {how}: {plan.store.folder(plan.key)}\n")
+        sys.stdout.write(f"{graph.path.name}: {how}: {plan.store.folder(plan.key)}\n")
     return EXIT_DONE
 
 
-def plan_text(graphs: list[Path], limits: EngineLimits) -> str:
+def plan_text(graphs: Sequence[Graph], limits: EngineLimits) -> str:
     """Return the profile of every graph as text.
 
     Args:
-        graphs: The ONNX files.
+        graphs: Which ones.
         limits: The largest requests.
     """
     lines = []
     for graph in graphs:
-        profile = build_profile(graph_name(graph), read_inputs(graph), limits_of(graph, limits))
-        lines.append(f"{graph.name} (profile {profile.digest()})")
+        profile = build_profile(graph.name, read_inputs(graph.path), limits_of(graph, limits))
+        lines.append(f"{graph.path.name} (profile {profile.digest()})")
         for name, sizes in profile.inputs.items():
             corners = (
                 "x".join(str(getattr(size, c)) for size in sizes) for c in ("smallest", "usual", "largest")

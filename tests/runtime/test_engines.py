@@ -1,4 +1,4 @@
-"""`python -m export engines`: planning works anywhere, building needs TensorRT and says so."""
+"""`python -m runtime engines`: planning works anywhere, building needs TensorRT and says so."""
 
 import argparse
 from types import SimpleNamespace
@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import onnxruntime as ort
 import pytest
 
-from export import engines
+from runtime.bundle.graph import GRAPH_FOLDERS, Graph
+from runtime.commands import engines
 from runtime.errors import ProviderError, SettingsError
 from tests.tools.tiny_graphs import write_tiny_graphs
 
@@ -18,7 +19,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def parse(folder, monkeypatch):
-    bundle = SimpleNamespace(graphs=lambda precision: sorted(folder.rglob("*.onnx")))
+    bundle = SimpleNamespace(
+        graphs=lambda precision: [Graph.in_folder(folder, name, "fp32") for name in GRAPH_FOLDERS]
+    )
     monkeypatch.setattr(engines.Bundle, "open", lambda path: bundle)
 
     def arguments(*given):

@@ -1,0 +1,61 @@
+"""The sessions of a bundle: provider, precision and engines, chosen together."""
+
+from collections.abc import Sequence
+
+from runtime.bundle.bundle import Bundle
+from runtime.sessions.choice import Device, select_provider
+from runtime.sessions.cuda_driver import Gpu
+from runtime.sessions.factory import SessionFactory, SessionSettings
+from runtime.sessions.machine import Machine
+from runtime.sessions.tensorrt.engines import engine_store, plan_engine
+
+
+def open_sessions(
+    bundle: Bundle,
+    *,
+    providers: str | Sequence[str] | None = None,
+    device_id: int = 0,
+    precision: str | None = None,
+    settings: SessionSettings | None = None,
+    machine: Machine | None = None,
+) -> SessionFactory:
+    """Choose where a bundle runs.
+
+    Args:
+        bundle: Which one.
+        providers: "cpu", "cuda", "tensorrt", or several in order of preference; None for the best that works:
+            TensorRT where engines of this bundle are built for the GPU, else CUDA, else the CPU.
+        device_id: Number of the GPU, where one is used.
+        precision: Of the graphs; None for `default_precision`.
+        settings: How sessions are opened.
+        machine: The facts to decide on; read from this machine when left out.
+
+    Returns:
+        What opens the bundle's graphs.
+
+    Raises:
+        SettingsError: A name is unknown, the list is empty, or there is no GPU of that number.
+        ProviderError: Nothing of what was asked for runs here.
+    """
+    settings = settings or SessionSettings()
+    wanted = precision or default_precision(bundle, "cuda")
+
+    def built(gpu: Gpu, tensorrt: str) -> bool:
+        return all(
+            plan_engine(graph, settings.engines, gpu, tensorrt).is_built for graph in bundle.graphs(wanted)
+        )
+
+    # Most bundles have no engines and most machines no TensorRT: then it is not even looked for.
+    some = wanted != "int8" and any(
+        engine_store(graph, settings.engines).root.is_dir() for graph in bundle.graphs(wanted)
+    )
+    choice = select_provider(
+        providers, device_id=device_id, machine=machine, engines=built if some and providers is None else None
+    )
+    return SessionFactory(choice, settings)
+
+
+def default_precision(bundle: Bundle, device: Device) -> str:
+    """Choose what is fastest on the device among what the bundle has."""
+    preferred = "int8" if device == "cpu" else "fp16"
+    return preferred if preferred in bundle.precisions else bundle.precisions[0]
