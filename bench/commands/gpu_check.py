@@ -1,4 +1,4 @@
-"""Every check that needs a GPU, in one run: `python -m bench.gpu_check`.
+"""Every check that needs a GPU, in one run: `python -m bench gpu_check`.
 
 Parity with float32 on the CPU, latency of each stage, throughput over batch, memory, node placement, copies
 between host and device, forms of a step and of its attention, and PyTorch in float16 on the same GPU. One
@@ -8,7 +8,6 @@ table, one JSON file.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,7 @@ from bench.gpu_check.table import render
 from bench.measure.system_info import system_info
 from bench.peers.models import make_workload, prepare_models
 from runtime.bundle.bundle import Bundle
-from runtime.commands.console import EXIT_DONE, run_guarded
+from runtime.commands.console import EXIT_DONE
 from runtime.errors import SettingsError
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
 from runtime.sessions.tensorrt.engines import EngineSettings
@@ -33,7 +32,7 @@ PRECISIONS: Final = ("fp32", "fp16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `python -m bench.gpu_check`."""
+    """Declare the arguments of `python -m bench gpu_check`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", metavar="DIR", type=Path, help="fp32 and fp16, with --fixed-steps")
     source.add_argument("--architecture", metavar="NAME", help="random weights of whisper-small, …")
@@ -143,12 +142,3 @@ def write_report(report: dict[str, Any], folder: Path) -> Path:
         OutputError: It cannot be written.
     """
     return write_json(folder / FILE_NAME, report)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    program = "python -m bench.gpu_check"
-    parser = argparse.ArgumentParser(prog=program, description=__doc__)
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    return run_guarded(program, lambda: run(args))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench.measure.timing import Stopwatch, summarize
 from runtime.sessions.factory import Provider, SessionSettings, provider_list, session_options
-from runtime.whisper.model import HIDDEN
+from runtime.whisper.lineage import HIDDEN
 
 FORMS: Final = ("growing", "fixed", "indirect")
 _MICROSOFT: Final = "com.microsoft"

@@ -22,7 +22,7 @@ from bench.gpu_check.steps import compare_steps
 from bench.gpu_check.torch_reference import measure_mixin, measure_torch_texts, torch_obstacle
 from bench.measure.timing import ratio_of_medians
 from runtime.sessions.factory import Provider, SessionFactory, SessionSettings
-from runtime.whisper.model import DecoderGeometry
+from runtime.whisper.decoder import DecoderGeometry
 
 PARITY_BATCH: Final = 2
 # How much faster than transformers' float16 n-best on the same GPU, by batch, for whisper-small.

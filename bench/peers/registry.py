@@ -1,5 +1,8 @@
 """Names of measured systems. Nothing is imported before a system is asked for."""
 
+from importlib import import_module
+from typing import Any
+
 from bench.peers.base import Peer
 from bench.peers.clip_text import TextPeer
 from runtime.errors import SettingsError
@@ -14,6 +17,20 @@ SPEECH_PRECISIONS = {
     "notebook": ("fp32",),
 }
 TEXT_PRECISIONS = {"earsight": ("fp32", "int8"), "transformers": ("fp32",), "optimum": ("fp32",)}
+# Module of `bench.peers` and class of each system.
+SPEECH_CLASSES = {
+    "earsight": ("earsight", "EarsightSpeech"),
+    "earsight_short": ("earsight", "EarsightShortWindow"),
+    "ctranslate2": ("ctranslate2", "CTranslate2"),
+    "transformers": ("transformers", "Transformers"),
+    "optimum": ("optimum", "Optimum"),
+    "notebook": ("transformers", "Notebook"),
+}
+TEXT_CLASSES = {
+    "earsight": ("earsight", "EarsightText"),
+    "transformers": ("clip_text", "TorchText"),
+    "optimum": ("clip_text", "OptimumText"),
+}
 # What pip calls them, where it differs from what is imported.
 REQUIREMENTS = {
     "earsight": (),
@@ -63,25 +80,8 @@ def speech_peer(system: str) -> Peer:
     name, precision = split_name(system)
     if precision not in SPEECH_PRECISIONS.get(name, ()):
         raise SettingsError(f"speech system {system!r} is unknown")
-    if name == "earsight":
-        from bench.peers.earsight import EarsightSpeech
-
-        return EarsightSpeech(precision)
-    if name == "earsight_short":
-        from bench.peers.earsight import EarsightShortWindow
-
-        return EarsightShortWindow(precision)
-    if name == "ctranslate2":
-        from bench.peers.ctranslate2 import CTranslate2
-
-        return CTranslate2(precision)
-    if name == "optimum":
-        from bench.peers.optimum import Optimum
-
-        return Optimum()
-    from bench.peers.transformers import Notebook, Transformers
-
-    return Notebook() if name == "notebook" else Transformers()
+    peer: Peer = _load(SPEECH_CLASSES[name], SPEECH_PRECISIONS[name], precision)
+    return peer
 
 
 def text_peer(system: str) -> TextPeer:
@@ -93,10 +93,12 @@ def text_peer(system: str) -> TextPeer:
     name, precision = split_name(system)
     if precision not in TEXT_PRECISIONS.get(name, ()):
         raise SettingsError(f"text encoder {system!r} is unknown")
-    if name == "earsight":
-        from bench.peers.earsight import EarsightText
+    peer: TextPeer = _load(TEXT_CLASSES[name], TEXT_PRECISIONS[name], precision)
+    return peer
 
-        return EarsightText(precision)
-    from bench.peers.clip_text import OptimumText, TorchText
 
-    return TorchText() if name == "transformers" else OptimumText()
+def _load(place: tuple[str, str], precisions: tuple[str, ...], precision: str) -> Any:
+    """Build a class of a module that is loaded now: a process loads the libraries of its own system alone."""
+    module, name = place
+    made = getattr(import_module(f"bench.peers.{module}"), name)
+    return made(precision) if len(precisions) > 1 else made()

@@ -5,7 +5,6 @@ recogniser writes them: with a full stop, "2" for "two", "the" for "a", and word
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +17,8 @@ from bench.pocket.clip_batches import Batch, make_batch, training_scene
 from bench.pocket.descriptions import draw_description
 from bench.pocket.strangers import STRANGERS
 from bench.pocket.train_clip import END_SCALE, LATE_PATCH_WEIGHT, WRONG, fit
-from bench.pocket.training import add_arguments
+from bench.pocket.training import add_arguments, run_trainer
 from bench.pocket.vocabulary import NOUNS, NUMBERS
-from runtime.commands.console import run_guarded
 
 START: Final = Path(__file__).parent / "models" / "clip"
 _NAMES: Final = frozenset(name for noun in NOUNS for name in (noun.name, noun.plural))
@@ -71,12 +69,5 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train."""
-    logging.getLogger().setLevel(logging.INFO)
-    train(args)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run_guarded("python -m bench.pocket.adapt_clip", lambda: run(parse_args())))
+    sys.exit(run_trainer("python -m bench.pocket.adapt_clip", train, parse_args()))

@@ -6,7 +6,6 @@ rendering may run beside it.
 
 import argparse
 import multiprocessing
-import os
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from bench.pocket.corpus import SEED, training_utterance
 from bench.pocket.degradation import not_speech
 from bench.pocket.speech import SAMPLE_RATE
 from runtime.commands.console import run_guarded
+from runtime.write_whole import write_whole
 
 SHARD_SIZE: Final = 500
 GROUPS: Final = ("clean", "mild", "moderate", "severe")
@@ -71,16 +71,15 @@ def _render(folder: Path, seed: int, shard: int) -> None:
         texts.append(text)
         groups.append(group)
         seconds.append(len(wave) / SAMPLE_RATE)
-    partial_file = folder / f".shard-{shard:04d}-{os.getpid()}.npz"
-    np.savez(
-        partial_file,
-        frames=np.concatenate(frames, axis=1),
-        lengths=np.array([f.shape[1] for f in frames]),
-        texts=np.array(texts),
-        seconds=np.array(seconds),
-        groups=np.array(groups),
-    )
-    partial_file.rename(folder / f"shard-{shard:04d}.npz")
+    with write_whole(folder / f"shard-{shard:04d}.npz") as beside, beside.open("wb") as file:
+        np.savez(
+            file,
+            frames=np.concatenate(frames, axis=1),
+            lengths=np.array([f.shape[1] for f in frames]),
+            texts=np.array(texts),
+            seconds=np.array(seconds),
+            groups=np.array(groups),
+        )
 
 
 def load_shard(path: Path) -> list[Utterance]:

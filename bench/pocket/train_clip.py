@@ -7,7 +7,6 @@ tower what there is to see within minutes. Goes on from `--work` when started ag
 
 import argparse
 import json
-import logging
 import math
 import shutil
 import sys
@@ -24,9 +23,9 @@ from tqdm import tqdm
 from bench.pocket.captions import draw_scene
 from bench.pocket.clip_batches import IMAGE_SIZE, MEAN, NOTHING, PATCH, STD, Batch, make_batch
 from bench.pocket.clip_tokenizer import MAX_TOKENS, make_clip_tokenizer
-from bench.pocket.training import Session, add_arguments, learning_rate_factor, write_folder
+from bench.pocket.training import Session, add_arguments, learning_rate_factor, run_trainer
 from bench.pocket.vocabulary import OBJECT_COLOURS
-from runtime.commands.console import run_guarded
+from runtime.write_whole import write_whole_folder
 
 WIDTH: Final = 128
 WRONG: Final = 6  # wrong captions for each picture
@@ -110,7 +109,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
         copy.deepcopy(model).half().save_pretrained(to)
         CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(to)
 
-    write_folder(folder, write)
+    with write_whole_folder(folder) as beside:
+        write(beside)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -192,12 +192,5 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train."""
-    logging.getLogger().setLevel(logging.INFO)
-    train(args)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run_guarded("python -m bench.pocket.train_clip", lambda: run(parse_args())))
+    sys.exit(run_trainer("python -m bench.pocket.train_clip", train, parse_args()))

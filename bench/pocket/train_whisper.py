@@ -8,7 +8,6 @@ clean and mildly degraded speech only. Goes on from `--work` when started again.
 
 import argparse
 import json
-import logging
 import shutil
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from bench.pocket.captions import draw_scene
 from bench.pocket.phonemes import lexicon
 from bench.pocket.pool import Utterance, load_shard
-from bench.pocket.training import Session, add_arguments, learning_rate_factor
+from bench.pocket.training import Session, add_arguments, learning_rate_factor, run_trainer
 from bench.pocket.whisper_model import FRAMES, WIDTH, encode, make_model, save_model
 from bench.pocket.whisper_tokenizer import (
     END,
@@ -34,7 +33,6 @@ from bench.pocket.whisper_tokenizer import (
     make_whisper_tokenizer,
     timestamp,
 )
-from runtime.commands.console import run_guarded
 from runtime.errors import SettingsError
 
 MERGES: Final = 160
@@ -226,12 +224,5 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train."""
-    logging.getLogger().setLevel(logging.INFO)
-    train(args)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run_guarded("python -m bench.pocket.train_whisper", lambda: run(parse_args())))
+    sys.exit(run_trainer("python -m bench.pocket.train_whisper", train, parse_args()))

@@ -4,8 +4,6 @@ import argparse
 import json
 import logging
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,9 @@ from typing import Any
 
 import torch
 
+from runtime.commands.console import run_guarded
 from runtime.errors import CheckpointError
+from runtime.write_whole import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -83,20 +83,16 @@ class Session:
         """Write the state so that a broken-off write leaves the old one."""
         self.seconds = time.monotonic() - self._started
         parts = {name: part.state_dict() for name, part in self.parts.items()}
-        beside = self.state_file.with_suffix(".tmp")
-        torch.save({"parts": parts, "step": self.step, "seconds": self.seconds}, beside)
-        beside.replace(self.state_file)
+        with write_whole(self.state_file) as beside:
+            torch.save({"parts": parts, "step": self.step, "seconds": self.seconds}, beside)
 
 
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, then put it in the place of `folder` in one go."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    write(beside)
-    if folder.exists():
-        folder.rename(old)
-    beside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+def run_trainer(program: str, train: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Train as a command line does, with the log of its progress; return the exit status."""
+
+    def run() -> int:
+        logging.getLogger().setLevel(logging.INFO)
+        train(args)
+        return 0
+
+    return run_guarded(program, run)

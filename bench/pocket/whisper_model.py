@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.pocket.pool import MEL_BINS, WINDOW_SECONDS, feature_extractor
-from bench.pocket.training import write_folder
 from bench.pocket.whisper_tokenizer import END, MAX_TOKENS, NO_TIMESTAMPS, SPECIALS, START, timestamp
+from runtime.write_whole import write_whole_folder
 
 WIDTH: Final = 128
 FRAMES: Final = 100 * WINDOW_SECONDS  # of the log-mel window
@@ -87,4 +87,5 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
         WhisperProcessor(feature_extractor(), tokenizer).save_pretrained(to)
 
     assert tokenizer.convert_tokens_to_ids(timestamp(WINDOW_SECONDS)) == model.config.vocab_size - 1
-    write_folder(folder, write)
+    with write_whole_folder(folder) as beside:
+        write(beside)

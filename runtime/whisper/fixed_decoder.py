@@ -23,7 +23,9 @@ from runtime.errors import SettingsError
 from runtime.sessions.factory import SessionFactory
 from runtime.sessions.runs import run_bound
 from runtime.whisper.cross_attention import CrossAttention
-from runtime.whisper.model import HIDDEN, DecoderGeometry, WhisperModel
+from runtime.whisper.decoder import DecoderGeometry
+from runtime.whisper.lineage import HIDDEN, Candidates, LineageDecoder
+from runtime.whisper.model import WhisperModel
 from runtime.whisper.short_encoder import ShortEncoder, Window
 
 SMALLEST_CAPACITY: Final = 256  # entries: a prompt and 50 steps of 5 beams
@@ -198,63 +200,19 @@ class FixedBuffers:
         return made
 
 
-class FixedStepDecoder:
-    """`StepDecoder` in fixed shapes; `OnnxStepDecoder` tells the lineage of the beams."""
+class FixedStepDecoder(LineageDecoder):
+    """`StepDecoder` in fixed shapes."""
 
     def __init__(self, buffers: FixedBuffers, cross: CrossAttention) -> None:
+        super().__init__(cross.batch, np.float16 if buffers.geometry.half else np.float32)
         self._buffers = buffers
         self._cross = cross
-        self._float = np.float16 if buffers.geometry.half else np.float32
-        self._batch = cross.batch
-        self._rows = np.arange(cross.batch)  # batch row of each utterance that is still wanted
         self._cache: Cache = []
         self._capacity = 0
         self._used = 0
-        self._next_position = 0
-        self._lineage = np.zeros((cross.batch, 1, 0), self._float)
         # A cache is given back however the search ends.
         self._held: list[Cache] = []
         weakref.finalize(self, _give_back_all, buffers, self._held)
-
-    def prefill(
-        self, prompts: NDArray[np.int64], token_mask: NDArray[np.float32], top_k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Read the prompts once per utterance; see `StepDecoder.prefill`."""
-        length = prompts.shape[1]
-        self._reserve(length)
-        mask = np.full((self._batch, length, self._capacity), HIDDEN, self._float)
-        mask[:, :, :length] = np.where(np.tri(length, dtype=bool), 0.0, HIDDEN)
-        outputs = self._run(prompts, mask, np.arange(length), np.array([length - 1]), token_mask, top_k)
-        self._lineage = mask[:, -1:]  # the last token of the prompt sees all of it
-        self._next_position = length
-        return outputs
-
-    def step(
-        self,
-        tokens: NDArray[np.int64],
-        parents: NDArray[np.int64],
-        token_mask: NDArray[np.float32],
-        top_k: int,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Append one token to every beam; see `StepDecoder.step`."""
-        utterances, beams = tokens.shape
-        self._reserve(self._used + beams)
-        lineage = self._lineage[np.arange(utterances)[:, None], parents]
-        lineage[:, :, self._used : self._used + beams] = np.where(np.eye(beams, dtype=bool), 0.0, HIDDEN)
-        self._lineage = lineage
-        if len(token_mask) > 1:
-            token_mask = self._spread(token_mask.reshape(utterances, beams, -1))
-        positions = np.full(beams, self._next_position)
-        log_probs, best = self._run(
-            self._spread(tokens), self._spread(lineage), positions, np.arange(beams), token_mask, top_k
-        )
-        self._next_position += 1
-        return log_probs[self._rows], best[self._rows]
-
-    def keep(self, utterances: NDArray[np.int64]) -> None:
-        """Go on with these utterances only. The others stay in the batch, whose shape is fixed."""
-        self._lineage = self._lineage[utterances]
-        self._rows = self._rows[utterances]
 
     def _reserve(self, entries: int) -> None:
         """Have room for so many entries: a cache that is too small is exchanged for a larger one."""
@@ -265,20 +223,12 @@ class FixedStepDecoder:
             capacity *= 2
         cache = self._buffers.borrow(self._batch, capacity)
         for old, new in zip(self._cache, cache, strict=False):  # by way of the host, but only at a doubling
-            values = np.zeros(new.shape(), self._float)
+            values = np.zeros(new.shape(), self._lineage.dtype)
             values[:, :, : self._used] = old.numpy()[:, :, : self._used]
             new.update_inplace(values)
         _give_back_all(self._buffers, self._held)
         self._held.append(cache)
-        hidden = np.full((*self._lineage.shape[:2], capacity - self._capacity), HIDDEN, self._float)
-        self._lineage = np.concatenate([self._lineage, hidden], axis=2)
         self._cache, self._capacity = cache, capacity
-
-    def _spread(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Put the rows of the wanted utterances where they stand in the batch; zeros elsewhere."""
-        spread = np.zeros((self._batch, *values.shape[1:]), values.dtype)
-        spread[self._rows] = values
-        return spread
 
     def _run(
         self,
@@ -288,15 +238,17 @@ class FixedStepDecoder:
         wanted: NDArray[np.int64],
         token_mask: NDArray[np.float32],
         top_k: int,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        token_mask = token_mask if token_mask.ndim == 3 else token_mask[None]
-        queries = tokens.shape[1]
+    ) -> Candidates:
+        queries, entries = tokens.shape[1], mask.shape[2]
+        self._reserve(entries)
+        whole = np.full((*mask.shape[:2], self._capacity), HIDDEN, mask.dtype)
+        whole[:, :, :entries] = mask
         shape = RunShape(self._batch, queries, len(wanted), self._capacity, token_mask.shape, top_k)
         # Prompts come in many lengths and once an utterance: only steps are worth recording.
         run = self._buffers.run(shape, self._cache, self._cross, record=self._used > 0)
         outputs = run(
             input_ids=tokens,
-            attention_mask=mask,
+            attention_mask=whole,
             positions=positions,
             cache_index=np.arange(self._used, self._used + queries),
             output_index=wanted,

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
@@ -17,14 +16,11 @@ from runtime.sessions.runs import require_input_shape, run_bound
 from runtime.whisper.beam_search import FinishedHypothesis, StepDecoder, beam_search
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.cross_attention import CrossAttention
+from runtime.whisper.decoder import DecoderGeometry, OnnxStepDecoder
 from runtime.whisper.log_mel import LogMelExtractor, Waveform
 from runtime.whisper.short_encoder import ShortEncoder, Window
 from runtime.whisper.token_rules import TokenRules, allow_only
 from runtime.whisper.tokens import WhisperTokens
-
-# Added to an attention score that must not count. Finite, so that a row of nothing else gives no NaN, and
-# within float16's range.
-HIDDEN: Final = -1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,184 +190,6 @@ class WhisperModel:
             eos_token_id=self.tokens.eos_token_id,
             max_length=self.tokens.max_length,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderGeometry:
-    """Shapes of the decoder graph, read from the graph itself.
-
-    Attributes:
-        layers: Number of decoder layers.
-        heads: Attention heads.
-        head_dim: Size of a head.
-        vocab_size: Number of tokens.
-        half: Whether cache and cross-attention are float16.
-    """
-
-    layers: int
-    heads: int
-    head_dim: int
-    vocab_size: int
-    half: bool
-
-    @classmethod
-    def of_session(cls, session: ort.InferenceSession) -> "DecoderGeometry":
-        """Read the geometry.
-
-        Raises:
-            BundleError: The graph is not a decoder of this project.
-        """
-        inputs = {node.name: node for node in session.get_inputs()}
-        layers = sum(name.startswith("past_key_") for name in inputs)
-        if not layers or "token_mask" not in inputs:
-            raise BundleError("decoder_model is not a decoder graph of this version; export the bundle again")
-        _, heads, _, head_dim = inputs["past_key_0"].shape
-        vocab_size = inputs["token_mask"].shape[2]
-        return cls(layers, heads, head_dim, vocab_size, inputs["past_key_0"].type == "tensor(float16)")
-
-
-class OnnxStepDecoder:
-    """`StepDecoder` over the decoder graph; cache and cross-attention stay on the provider's device.
-
-    The cache of an utterance is append-only: the prompt's P entries, then K entries a step, one of each beam.
-    Which of them a beam descends from is a row of `_lineage`, an additive mask over the cache. Reordering
-    beams reorders these rows and nothing else.
-    """
-
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        geometry: DecoderGeometry,
-        cross: CrossAttention,
-        device: tuple[str, int],
-        hidden_entries: int = 0,
-    ) -> None:
-        self._session = session
-        self._geometry = geometry
-        self._device = device
-        self._float = np.float16 if geometry.half else np.float32
-        self._batch = cross.batch
-        self._rows = np.arange(cross.batch)  # batch row of each utterance that is still wanted
-        self._next_position = 0
-        # TensorRT takes no empty cache: it begins with entries that nobody may see.
-        self._lineage = np.full((cross.batch, 1, hidden_entries), HIDDEN, self._float)
-        self._binding = session.io_binding()
-        self._cache_names = [f"{kind}_{i}" for i in range(geometry.layers) for kind in ("key", "value")]
-        empty = np.zeros((cross.batch, geometry.heads, hidden_entries, geometry.head_dim), self._float)
-        self._cache = [ort.OrtValue.ortvalue_from_numpy(empty, *device) for _ in self._cache_names]
-        self._bind_cross(cross.values)
-
-    def prefill(
-        self, prompts: NDArray[np.int64], token_mask: NDArray[np.float32], top_k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Read the prompts once per utterance; see `StepDecoder.prefill`."""
-        length = prompts.shape[1]
-        causal = np.where(np.tri(length, dtype=bool), 0.0, HIDDEN)
-        own = np.broadcast_to(causal, (self._batch, length, length)).astype(self._float)
-        hidden = np.repeat(self._lineage, length, axis=1)
-        mask = np.concatenate([hidden, own], axis=2)
-        outputs = self._run(prompts, np.arange(length), mask, np.array([length - 1]), token_mask, top_k)
-        self._lineage = mask[:, -1:]  # the last token of the prompt sees all of it
-        self._next_position = length
-        return outputs
-
-    def step(
-        self,
-        tokens: NDArray[np.int64],
-        parents: NDArray[np.int64],
-        token_mask: NDArray[np.float32],
-        top_k: int,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Append one token to every beam; see `StepDecoder.step`."""
-        utterances, beams = tokens.shape
-        own = np.where(np.eye(beams, dtype=bool), 0.0, HIDDEN).astype(self._float)
-        inherited = self._lineage[np.arange(utterances)[:, None], parents]
-        self._lineage = np.concatenate([inherited, np.broadcast_to(own, (utterances, beams, beams))], axis=2)
-        positions = np.full(beams, self._next_position)
-        log_probs, best = self._run(
-            self._spread(tokens),
-            positions,
-            self._spread(self._lineage),
-            np.arange(beams),
-            self._spread_mask(token_mask, utterances, beams),
-            top_k,
-        )
-        self._next_position += 1
-        if self._batch != utterances:
-            return log_probs[self._rows], best[self._rows]
-        return log_probs, best
-
-    def keep(self, utterances: NDArray[np.int64]) -> None:
-        """Go on with these utterances only.
-
-        On the CPU their cache and cross-attention are copied together. On a device the finished rows stay in
-        the batch and are computed for nothing, which is cheaper there than a round trip through the host.
-        """
-        self._lineage = self._lineage[utterances]
-        self._rows = self._rows[utterances]
-        if self._device[0] != "cpu":
-            return
-        rows, self._rows = self._rows, np.arange(len(utterances))
-        self._batch = len(utterances)
-        self._cache = [ort.OrtValue.ortvalue_from_numpy(value.numpy()[rows]) for value in self._cache]
-        self._bind_cross(
-            {
-                name: ort.OrtValue.ortvalue_from_numpy(value.numpy()[rows])
-                for name, value in self._cross.items()
-            }
-        )
-
-    def _bind_cross(self, values: dict[str, ort.OrtValue]) -> None:
-        self._cross = values  # the binding does not keep them alive
-        for name, value in values.items():
-            self._binding.bind_ortvalue_input(name, value)
-
-    def _spread(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Put the rows of the wanted utterances where they stand in the batch; zeros elsewhere."""
-        if len(values) == self._batch:
-            return values
-        spread = np.zeros((self._batch, *values.shape[1:]), values.dtype)
-        spread[self._rows] = values
-        return spread
-
-    def _spread_mask(
-        self, token_mask: NDArray[np.float32], utterances: int, beams: int
-    ) -> NDArray[np.float32]:
-        if len(token_mask) == 1:
-            return token_mask
-        spread: NDArray[np.float32] = self._spread(token_mask.reshape(utterances, beams, -1))
-        return spread
-
-    def _run(
-        self,
-        input_ids: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        attention_mask: NDArray[Any],
-        output_index: NDArray[np.int64],
-        token_mask: NDArray[np.float32],
-        top_k: int,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        binding = self._binding
-        small = {
-            "input_ids": np.ascontiguousarray(input_ids),
-            "positions": positions,
-            "attention_mask": np.ascontiguousarray(attention_mask),
-            "output_index": output_index,
-            "token_mask": token_mask if token_mask.ndim == 3 else token_mask[None],
-            "top_k": np.array([top_k]),
-        }
-        for name, array in small.items():
-            binding.bind_cpu_input(name, array)
-        for name, value in zip(self._cache_names, self._cache, strict=True):
-            binding.bind_ortvalue_input(f"past_{name}", value)
-        binding.clear_binding_outputs()
-        binding.bind_output("log_probs", "cpu")
-        binding.bind_output("tokens", "cpu")
-        for name in self._cache_names:
-            binding.bind_output(f"present_{name}", *self._device)
-        run_bound(self._session, binding, "decoder_model")
-        log_probs, tokens, *self._cache = binding.get_outputs()
-        return log_probs.numpy(), tokens.numpy()
 
 
 def _require_names(session: ort.InferenceSession, expected: Iterable[str], graph: str) -> None:

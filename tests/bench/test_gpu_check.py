@@ -7,7 +7,8 @@ import sys
 import onnxruntime as ort
 import pytest
 
-from bench.commands.gpu_check import FILE_NAME, main, numbers, write_report
+from bench.commands.gpu_check import FILE_NAME, numbers, write_report
+from bench.commands.main import main
 from bench.gpu_check.check import ATTENTION_TOKENS, Plan, check
 from bench.gpu_check.measurements import TOLERANCES, Work
 from bench.gpu_check.table import render

@@ -10,11 +10,12 @@ from bench.measure.graph_bytes import cache_bytes, cross_bytes, weight_bytes
 from bench.measure.timing import Stopwatch
 from bench.peers.base import NBest, PeerError, Workload, rows, thread_environment
 from bench.peers.clip_text import padded
-from bench.peers.driver import Worker, building, converted
+from bench.peers.driver import Worker, converted
 from bench.peers.memory_read import MemoryRead
 from bench.peers.models import make_workload, read_geometry
 from bench.peers.registry import SPEECH_PRECISIONS, expand, speech_peer, text_peer
 from runtime.errors import CheckpointError, SettingsError
+from runtime.write_whole import write_whole_folder
 
 WORK = Workload(prompt=(5, 6), end_of_text=3, steps=2, beams=2, threads=1)
 
@@ -265,7 +266,7 @@ def test_worker_leaves_no_process(tmp_path):
 
 
 def interrupted_build(target):
-    with building(target) as beside:
+    with write_whole_folder(target) as beside:
         (beside / "half").write_text("x")
         raise KeyboardInterrupt
 
@@ -275,7 +276,7 @@ def test_interrupted_conversion_leaves_no_folder(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted_build(target)
     assert list(tmp_path.iterdir()) == []
-    with building(target) as beside:
+    with write_whole_folder(target) as beside:
         (beside / "whole").write_text("x")
     assert (target / "whole").is_file()
 
