@@ -30,7 +30,7 @@ from runtime.results import (
 from runtime.sessions.factory import SessionFactory, SessionSettings
 from runtime.sessions.opening import default_precision, open_sessions
 from runtime.speech_gate import DEFAULT_GATE, SpeechGate
-from runtime.whisper.beam_settings import BeamSearchSettings
+from runtime.whisper.beam_settings import BeamSearchSettings, Distinct
 from runtime.whisper.fixed_decoder import FixedWhisperModel
 from runtime.whisper.model import WhisperModel
 from runtime.whisper.short_encoder import Window
@@ -64,6 +64,8 @@ class MultimodalASR:
             exported with `--fixed-steps`.
         window: How much of the encoder's window is computed: "full"; "fast", what speech needs where that is
             less; "auto", "fast" where the bundle measured at export that it costs no more than it may.
+        distinct: What the hypotheses of a list differ in: "tokens", as in transformers, where half of a list
+            is punctuation; or "words", so that each says something else.
         speech_gate: When `transcribe` gives no text because there is no speech; None to believe all text.
         pause_s: Shortest pause that ends a segment of a recording longer than the window, in seconds.
 
@@ -89,11 +91,14 @@ class MultimodalASR:
         max_new_tokens: int | None = None,
         fixed_steps: bool = False,
         window: Window = "full",
+        distinct: Distinct = "tokens",
         speech_gate: SpeechGate | None = DEFAULT_GATE,
         pause_s: float = DEFAULT_PAUSE_S,
     ) -> None:
         self.alpha = checked_alpha(alpha)
-        self.search = BeamSearchSettings(num_beams=num_beams, max_new_tokens=max_new_tokens)
+        self.search = BeamSearchSettings(
+            num_beams=num_beams, max_new_tokens=max_new_tokens, distinct=distinct
+        )
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if sessions is not None and (providers is not None or threads is not None):
             raise SettingsError(
@@ -202,6 +207,7 @@ class MultimodalASR:
                 asr_score=float(scores.asr[i]),
                 clip_score=float(cosines[i]),
                 fused_score=float(scores.fused[i]),
+                display=hypotheses[i].display,
             )
             for i in rank(scores.fused)
         ]

@@ -13,7 +13,9 @@ from runtime.speech_gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.beam_search import FinishedHypothesis
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.cross_attention import CrossAttention
+from runtime.whisper.language_names import language_code
 from runtime.whisper.model import FirstPosition, WhisperModel
+from runtime.words import lower
 
 # So much of the pause that ended a segment is decoded with it. Noise that goes on for seconds after the sound
 # makes the pocket model add words (12-minute recordings: 18.6 % instead of 17.7 % WER with all of it).
@@ -132,17 +134,22 @@ class Recognizer:
         # A language that was detected takes the task of the checkpoint's own prompts.
         task = self.whisper.tokens.defaults.task if languages is not None else None
         prompts = [self.whisper.tokens.prompt(language, task) for language in spoken]
-        return [self._readable(found) for found in self.whisper.nbest(cross, prompts, self.search)]
+        default = self.whisper.tokens.defaults.language
+        names = [language or default for language in spoken]
+        codes = [None if name is None else language_code(name) for name in names]
+        lists = self.whisper.nbest(cross, prompts, self.search, languages=codes)
+        return [self._readable(found, code) for found, code in zip(lists, codes, strict=True)]
 
     def _detects_language(self) -> bool:
         return self.language is None and self.whisper.tokens.detects_language
 
-    def _readable(self, finished: Sequence[FinishedHypothesis]) -> list[Hypothesis]:
+    def _readable(self, finished: Sequence[FinishedHypothesis], language: str | None) -> list[Hypothesis]:
         """Decode, strip, lower-case, drop later duplicates of a text, sort by score (stable)."""
         distinct: dict[str, Hypothesis] = {}
         for hypothesis in finished:
-            text = self.whisper.tokens.decode(hypothesis.tokens).strip().lower()
-            distinct.setdefault(text, Hypothesis(text, hypothesis.score, hypothesis.tokens))
+            display = self.whisper.tokens.decode(hypothesis.tokens).strip()
+            text = lower(display, language)
+            distinct.setdefault(text, Hypothesis(text, hypothesis.score, hypothesis.tokens, display))
         return sorted(distinct.values(), key=lambda hypothesis: -hypothesis.score)
 
     def _splitter(self) -> Splitter:

@@ -21,11 +21,13 @@ class Hypothesis:
         score: Mean log-probability per generated token (natural log; see
             `BeamSearchSettings.length_penalty`).
         tokens: Generated token ids, prompt excluded, end-of-text included where it was generated.
+        display: The text as written, with case and punctuation, stripped.
     """
 
     text: str
     score: float
     tokens: tuple[int, ...] = ()
+    display: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the notebook's keys."""
@@ -41,12 +43,14 @@ class RescoredHypothesis:
         asr_score: Softmax over the n-best of the ASR scores, in [0, 1].
         clip_score: Cosine similarity of picture and text, in [-1, 1].
         fused_score: (1 - alpha) * asr_score + alpha * softmax(100 * clip_score), in [0, 1].
+        display: The text as written, with case and punctuation, stripped.
     """
 
     text: str
     asr_score: float
     clip_score: float
     fused_score: float
+    display: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the notebook's keys."""
@@ -110,6 +114,11 @@ class SegmentTranscription:
     no_speech_prob: float | None = None
     no_speech: NoSpeech | None = None
 
+    @property
+    def display(self) -> str:
+        """The chosen text as written, with case and punctuation."""
+        return self.hypotheses[0].display if self.hypotheses else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes; `no_speech` only where it applies."""
         result: dict[str, Any] = {
@@ -145,6 +154,11 @@ class Transcription:
     alpha: float | None = None
     warning: str | None = None
     segments: Sequence[SegmentTranscription] = ()
+
+    @property
+    def display(self) -> str:
+        """The chosen text as written, with case and punctuation."""
+        return self.hypotheses[0].display if self.hypotheses else ""
 
     @property
     def no_speech(self) -> NoSpeech | None:
@@ -198,6 +212,7 @@ def join_hypotheses(lists: Sequence[Sequence[Hypothesis]], count: int) -> list[H
             joined_text([part.text for part in parts]),
             sum(w * part.score for w, part in zip(weights, parts, strict=True)),
             tuple(token for part in parts for token in part.tokens),
+            joined_text([part.display for part in parts]),
         )
 
     return _joined(lists, [[h.score for h in segment] for segment in lists], weights, join, count)
@@ -211,13 +226,12 @@ def join_rescored(lists: Sequence[Sequence[RescoredHypothesis]], count: int) -> 
     weights = _shares([max(1, len(segment[0].text.split())) for segment in lists])
 
     def join(parts: Sequence[RescoredHypothesis]) -> RescoredHypothesis:
-        return RescoredHypothesis(
-            joined_text([part.text for part in parts]),
-            *(
-                sum(w * getattr(part, name) for w, part in zip(weights, parts, strict=True))
-                for name in ("asr_score", "clip_score", "fused_score")
-            ),
+        asr, clip, fused = (
+            sum(w * getattr(part, name) for w, part in zip(weights, parts, strict=True))
+            for name in ("asr_score", "clip_score", "fused_score")
         )
+        texts = joined_text([part.text for part in parts])
+        return RescoredHypothesis(texts, asr, clip, fused, joined_text([part.display for part in parts]))
 
     return _joined(lists, [[h.fused_score for h in segment] for segment in lists], weights, join, count)
 

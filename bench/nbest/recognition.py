@@ -70,6 +70,7 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
             "max_new_tokens": search.max_new_tokens,
             "length_penalty": search.length_penalty,
             "early_stopping": search.early_stopping,
+            "distinct": search.distinct,
             "language": asr.language,
             "window": "full" if asr.whisper.short_encoder is None else "short",
             "pause_s": pause_s if math.isfinite(pause_s) else None,

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
-from bench.text.words import DOTLESS_I_LANGUAGES, word_text
 from runtime.errors import SettingsError
 from runtime.whisper.language_names import CODE_OF_NAME, NAME_OF_CODE
+from runtime.words import DOTLESS_I_LANGUAGES, word_text
 
 NORMALIZER_NAMES: Final = ("words", "notebook", "basic", "english")
 DEFAULT_NORMALIZER: Final = "words"

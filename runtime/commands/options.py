@@ -12,6 +12,7 @@ from runtime.sessions.obstacles import ORT_NAMES
 from runtime.sessions.opening import open_sessions
 from runtime.sessions.tensorrt.engines import EngineSettings
 from runtime.speech_gate import DEFAULT_GATE, SpeechGate
+from runtime.whisper.beam_settings import DISTINCT
 from runtime.whisper.short_encoder import WINDOWS
 
 
@@ -70,6 +71,13 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = 
         default=WINDOWS[0],
         help="encode all of the model's window, or what the speech needs where that is less and (auto) "
         "the export measured that it may stand in (default %(default)s)",
+    )
+    parser.add_argument(
+        "--distinct",
+        choices=DISTINCT,
+        default=DISTINCT[0],
+        help="what the hypotheses of a list differ in: tokens, or words, punctuation aside "
+        "(default %(default)s)",
     )
     parser.add_argument(
         "--pause",
@@ -149,6 +157,7 @@ def make_pipeline(args: argparse.Namespace, *, alpha: float = DEFAULT_ALPHA) -> 
         max_new_tokens=args.max_new_tokens,
         fixed_steps=args.fixed_steps,
         window=args.window,
+        distinct=args.distinct,
         speech_gate=_speech_gate(args),
         pause_s=args.pause,
     )

@@ -26,7 +26,7 @@ __all__ = ["BeamSearchSettings", "FinishedHypothesis", "StepDecoder", "beam_sear
 # The reference keeps unused beams and free places of the pool at this score; a sum below
 # half of it belongs to no real hypothesis.
 UNREACHABLE = np.float32(-1e9)
-_REAL = float(UNREACHABLE) / 2
+REAL = float(UNREACHABLE) / 2
 
 # Dropping finished rows makes the decoder copy the remaining ones: about the memory traffic of two steps
 # (one read, one write). Rows are dropped once the work spent on finished ones has reached that price,
@@ -40,13 +40,17 @@ class FinishedHypothesis:
 
     Attributes:
         tokens: Generated ids without the prompt; end-of-text included unless the length limit came first.
-        score: `sum_logprob / len(tokens) ** length_penalty`.
+        score: `sum_logprob / len(tokens) ** length_penalty`. With `distinct="words"` the log-probability in
+            it is that of the words, all merged beams included.
         sum_logprob: Sum of the log-probabilities of `tokens` (natural log).
+        merged_logprob: Log of the added probabilities of all spellings of these words that the search
+            finished. The list of `distinct="tokens"` has one spelling an entry, and None here.
     """
 
     tokens: tuple[int, ...]
     score: float
     sum_logprob: float
+    merged_logprob: float | None = None
 
 
 class StepDecoder(Protocol):
@@ -100,7 +104,7 @@ def beam_search(
     Args:
         decoder: The model with the audio of N utterances.
         prompts: Prompt tokens, (N, P): all of one length.
-        settings: How to search.
+        settings: How to search; `distinct="words"` is `word_beam_search`'s.
         rules: Which tokens are permitted.
         eos_token_id: End of text.
         max_length: Most tokens that the model takes, prompt included.
@@ -113,15 +117,27 @@ def beam_search(
         SettingsError: The prompts differ in length, or the settings do not fit the model.
         BundleError: The decoder's output holds nan.
     """
-    prompt_array = _as_matrix(prompts)
-    limit = settings.new_token_limit(prompt_array.shape[1], max_length, rules.vocab_size)
-    if not 0 <= eos_token_id < rules.vocab_size:
-        raise SettingsError(f"eos_token_id is {eos_token_id}; expected 0 to {rules.vocab_size - 1}")
-    search = _Search(len(prompt_array), limit, settings, eos_token_id)
+    if settings.distinct != "tokens":
+        raise SettingsError(
+            f"distinct is {settings.distinct!r}; expected 'tokens' here: see word_beam_search"
+        )
+    prompt_array = as_matrix(prompts)
+    limit = checked_limit(prompt_array, settings, rules, eos_token_id, max_length)
+    search = Search(len(prompt_array), limit, settings, eos_token_id)
+    return run_search(search, decoder, prompt_array, settings, rules)
+
+
+def run_search(
+    search: "Search",
+    decoder: StepDecoder,
+    prompts: NDArray[np.int64],
+    settings: BeamSearchSettings,
+    rules: TokenRules,
+) -> list[list[FinishedHypothesis]]:
+    """Take steps until no list can change; see `beam_search`."""
     wanted = 2 * settings.num_beams
     top_k = rules.top_k(wanted)
-
-    log_probs, candidates = decoder.prefill(prompt_array, rules.first_mask(), top_k)
+    log_probs, candidates = decoder.prefill(prompts, rules.first_mask(), top_k)
     search.advance(*rules.narrow(log_probs, candidates, wanted))
     while search.is_open():
         if (rows := search.rows_worth_dropping()) is not None:
@@ -132,7 +148,29 @@ def beam_search(
     return search.results(settings.count)
 
 
-def _as_matrix(prompts: Sequence[Sequence[int]] | NDArray[np.int64]) -> NDArray[np.int64]:
+def checked_limit(
+    prompts: NDArray[np.int64],
+    settings: BeamSearchSettings,
+    rules: TokenRules,
+    eos_token_id: int,
+    max_length: int,
+) -> int:
+    """Return the most tokens to generate.
+
+    Raises:
+        SettingsError: The settings do not fit the model.
+    """
+    if not 0 <= eos_token_id < rules.vocab_size:
+        raise SettingsError(f"eos_token_id is {eos_token_id}; expected 0 to {rules.vocab_size - 1}")
+    return settings.new_token_limit(prompts.shape[1], max_length, rules.vocab_size)
+
+
+def as_matrix(prompts: Sequence[Sequence[int]] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return prompts as (N, P).
+
+    Raises:
+        SettingsError: They differ in length, or there is none.
+    """
     lengths = {len(prompt) for prompt in prompts}
     if len(lengths) != 1:
         raise SettingsError(
@@ -160,8 +198,8 @@ class _Pool:
         return self.entries[-1].score if self.is_full() else float(UNREACHABLE)
 
 
-class _Search:
-    """State of one search: rows are the utterances still in the decoder's batch.
+class Search:
+    """State of one search whose results differ in tokens; rows are the utterances of the decoder's batch.
 
     Attributes:
         tokens: Newest token of every running beam, (rows, K).
@@ -244,7 +282,7 @@ class _Search:
         divisor = np.float32(float(self._length + 1) ** self._settings.length_penalty)
         for row, rank in zip(*hits.nonzero(), strict=True):
             total = totals[row, rank]
-            if not self._live[row] or not total > _REAL:
+            if not self._live[row] or not total > REAL:
                 continue
             history = self._history[row, parents[row, rank], : self._length].tolist()
             pool = self._pools[self._utterance[row]]
@@ -267,13 +305,16 @@ class _Search:
         if settings.early_stopping is True:
             open_rows &= self._worst == UNREACHABLE
         if not open_rows.all():
-            if np.isnan(best).any():
-                raise BundleError(
-                    f"the decoder's log-probabilities are nan at generated token {self._length}; expected "
-                    "numbers or -inf: the weights are damaged, or their precision is too low for this model "
-                    "(try fp32)"
-                )
+            self._refuse_nan(best)
             self._live = [live and bool(still) for live, still in zip(self._live, open_rows, strict=True)]
+
+    def _refuse_nan(self, log_probs: NDArray[np.float32]) -> None:
+        if np.isnan(log_probs).any():
+            raise BundleError(
+                f"the decoder's log-probabilities are nan at generated token {self._length}; expected "
+                "numbers or -inf: the weights are damaged, or their precision is too low for this model "
+                "(try fp32)"
+            )
 
     def rows_worth_dropping(self) -> NDArray[np.int64] | None:
         """Drop the rows of finished utterances once that pays; return the rows that stay, None for all."""

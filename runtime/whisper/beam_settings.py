@@ -1,11 +1,14 @@
 """The options of the beam search, verified in one place."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from runtime.errors import SettingsError
 
 _LARGEST_PENALTY = 10
+
+Distinct = Literal["tokens", "words"]
+DISTINCT: Final[tuple[Distinct, ...]] = get_args(Distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class BeamSearchSettings:
         early_stopping: False: done when the best running beam, at its present length, is no better than the
             worst of K finished hypotheses. True: done as soon as K hypotheses are finished. "never": as
             False, but the running beam is scored at the length most favourable to it.
+        distinct: What hypotheses of a list differ in: "tokens", as in the reference, or "words": case,
+            punctuation, hyphens and spacing aside (`runtime.whisper.word_search`).
     """
 
     num_beams: int = 5
@@ -28,9 +33,12 @@ class BeamSearchSettings:
     max_new_tokens: int | None = None
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    distinct: Distinct = "tokens"
 
     def __post_init__(self) -> None:
         _require_positive("num_beams", self.num_beams)
+        if self.distinct not in DISTINCT:
+            raise SettingsError(f"distinct is {self.distinct!r}; expected {' or '.join(map(repr, DISTINCT))}")
         if self.num_hypotheses is not None:
             _require_positive("num_hypotheses", self.num_hypotheses)
             if self.num_hypotheses > self.num_beams:

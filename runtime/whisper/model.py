@@ -21,6 +21,9 @@ from runtime.whisper.log_mel import LogMelExtractor, Waveform
 from runtime.whisper.short_encoder import ShortEncoder, Window
 from runtime.whisper.token_rules import TokenRules, allow_only
 from runtime.whisper.tokens import WhisperTokens
+from runtime.whisper.word_keys import WordKeys
+from runtime.whisper.word_search import word_beam_search
+from runtime.words import DOTLESS_I_LANGUAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class WhisperModel:
     ) -> None:
         self.short_encoder = short_encoder
         self.tokens = WhisperTokens.from_folder(settings)
+        self._word_keys: dict[str | None, WordKeys] = {}
         self.features = LogMelExtractor.from_folder(settings)
         self.device = sessions.device
         self.device_id = sessions.device_id
@@ -166,6 +170,13 @@ class WhisperModel:
                 found.append(languages[max(best, key=best.__getitem__)])
         return FirstPosition(no_speech, found or None)
 
+    def word_keys(self, language: str | None) -> WordKeys:
+        """Return the keys of a language's words; made once for languages of the same rules of case."""
+        rules = language if language in DOTLESS_I_LANGUAGES else None
+        if rules not in self._word_keys:
+            self._word_keys[rules] = self.tokens.word_keys(rules)
+        return self._word_keys[rules]
+
     def nbest(
         self,
         cross: CrossAttention,
@@ -173,6 +184,7 @@ class WhisperModel:
         settings: BeamSearchSettings,
         *,
         timestamps: bool = False,
+        languages: Sequence[str | None] | None = None,
     ) -> list[list[FinishedHypothesis]]:
         """Beam search over encoded utterances; see `runtime.whisper.beam_search.beam_search`.
 
@@ -181,15 +193,15 @@ class WhisperModel:
             prompts: One prompt per utterance, all of one length (`self.tokens.prompt`).
             settings: How to search.
             timestamps: Whether the prompt asks for timestamps, whose rules then apply.
+            languages: Code of the language of each utterance, for `distinct="words"`; None where unknown.
         """
-        return beam_search(
-            self.step_decoder(cross),
-            prompts,
-            settings,
-            TokenRules.of_checkpoint(self.tokens, timestamps=timestamps),
-            eos_token_id=self.tokens.eos_token_id,
-            max_length=self.tokens.max_length,
-        )
+        rules = TokenRules.of_checkpoint(self.tokens, timestamps=timestamps)
+        limits = {"eos_token_id": self.tokens.eos_token_id, "max_length": self.tokens.max_length}
+        decoder = self.step_decoder(cross)
+        if settings.distinct == "tokens":
+            return beam_search(decoder, prompts, settings, rules, **limits)
+        keys = [self.word_keys(language) for language in languages or [None] * cross.batch]
+        return word_beam_search(decoder, prompts, settings, rules, keys, **limits)
 
 
 def _require_names(session: ort.InferenceSession, expected: Iterable[str], graph: str) -> None:

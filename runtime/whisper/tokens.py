@@ -17,6 +17,7 @@ from runtime.bundle.tokenizer_files import clean_up, load_tokenizer, tokenizer_f
 from runtime.errors import BundleError, SettingsError
 from runtime.whisper.language_names import LANGUAGE_TOKEN, NAME_OF_CODE, language_code
 from runtime.whisper.prompt_defaults import TASKS, PromptDefaults, read_prompt_defaults
+from runtime.whisper.word_keys import WordKeys
 
 MAX_POSITIONS = 1 << 16  # of the decoder; Whisper's published checkpoints have 448
 
@@ -148,6 +149,14 @@ class WhisperTokens:
             if language_token == token:
                 return code
         raise SettingsError(f"token {token} is no language of this checkpoint")
+
+    def word_keys(self, language: str | None = None) -> WordKeys:
+        """Return what tells which hypotheses say the same.
+
+        Args:
+            language: Code of the language that is spoken; None for the rules of case of most languages.
+        """
+        return WordKeys(self._tokenizer, self.eos_token_id, language)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of generated tokens, without special tokens and timestamps, otherwise as generated.

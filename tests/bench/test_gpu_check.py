@@ -42,7 +42,7 @@ def report(bundle):
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_without_a_gpu_it_ends_with_status_2_and_the_reason(tmp_path, capsys, provider):
     arguments = ["--architecture", "whisper-small", "--output", str(tmp_path / "out"), "--provider", provider]
-    assert main(arguments) == 2
+    assert main(["gpu_check", *arguments]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert f"provider {provider} cannot run here" in line
     assert "To mend it" in line

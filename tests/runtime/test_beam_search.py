@@ -15,8 +15,8 @@ from transformers import GenerationConfig, WhisperForConditionalGeneration
 from transformers.generation import GenerationMixin
 
 from runtime.errors import BundleError, SettingsError
+from runtime.whisper import beam_search as beam_search_module
 from runtime.whisper.beam_search import BeamSearchSettings, FinishedHypothesis, beam_search
-from runtime.whisper.model import beam_search as beam_search_module
 from runtime.whisper.token_rules import TokenRules
 from tests.tools.reference_generate import (
     SCORE_TOLERANCE,

@@ -14,13 +14,13 @@ import pytest
 import soundfile
 
 from bench.manifest import read_manifest
-from bench.text.words import word_text
 from export.checkpoints import Source, load_whisper
 from export.sources.packages import MODELS, assemble
 from runtime.audio.load import load_audio
 from runtime.bundle.bundle import Bundle
 from runtime.pipeline import MultimodalASR
 from runtime.whisper.beam_settings import BeamSearchSettings
+from runtime.words import word_text
 from tests.conftest import POCKET, ROOT, SHARED, weights_installed
 from tests.tools.reference_generate import Case, compare_nbest, reference_nbest
 

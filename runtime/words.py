@@ -1,4 +1,4 @@
-"""The normaliser `words`: what counts is which words were said, not how they are written down.
+"""The words of a text: what counts is which words were said, not how they are written down.
 
 Case, punctuation, symbols and spacing are set aside; letters, combining marks and digits are kept. Unlike
 Whisper's basic normaliser it never splits a word at a combining mark, so words of Hindi, Thai or pointed
@@ -105,16 +105,41 @@ def word_text(text: str, language: str | None = None) -> str:
     return text
 
 
-def _one_pass(text: str, language: str | None) -> str:
-    apart = _SMALL_DIGIT.sub(_SPACE, text).translate(_BEFORE_FOLDING)
-    folded = unicodedata.normalize("NFKC", apart)
+def letters(piece: str, language: str | None = None) -> str:
+    """Return what is left of a piece of text without case, punctuation and spacing.
+
+    Args:
+        piece: Any part of a text, cut anywhere between two characters.
+        language: As for `word_text`.
+
+    Returns:
+        Letters, marks and digits, marks apart from their letters (NFD), so that the letters of two pieces
+        are those of the pieces joined. Texts of the same `word_text` have the same letters.
+    """
+    folded = _folded(piece.translate(_BEFORE_FOLDING), language).translate(_AFTER_FOLDING)
+    return unicodedata.normalize("NFD", "".join(folded.split()))
+
+
+def lower(text: str, language: str | None = None) -> str:
+    """Return a text in lower case; in Turkish and Azerbaijani I becomes ı, and İ becomes i."""
     if language in DOTLESS_I_LANGUAGES:
-        folded = folded.replace("I", "ı")
-    # İ, and i with the dot that lower-casing İ leaves behind, is i.
-    folded = unicodedata.normalize("NFKC", folded.casefold().replace(_DOTTED_I, "i"))
+        text = text.replace("I\u0307", "i").replace("İ", "i").replace("I", "ı")
+    return text.lower()
+
+
+def _one_pass(text: str, language: str | None) -> str:
+    folded = _folded(_SMALL_DIGIT.sub(_SPACE, text).translate(_BEFORE_FOLDING), language)
     joined = _BETWEEN_DIGITS.sub(_SPACE, folded).translate(_AFTER_FOLDING)
     words = (_without_stray_marks(word) for word in joined.split())
     return _SPACE.join(word for word in words if word)
+
+
+def _folded(text: str, language: str | None) -> str:
+    folded = unicodedata.normalize("NFKC", text)
+    if language in DOTLESS_I_LANGUAGES:
+        folded = folded.replace("I", "ı")
+    # İ, and i with the dot that lower-casing İ leaves behind, is i.
+    return unicodedata.normalize("NFKC", folded.casefold().replace(_DOTTED_I, "i"))
 
 
 def _without_stray_marks(word: str) -> str:

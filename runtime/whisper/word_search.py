@@ -1,0 +1,258 @@
+"""Beam search whose beams, and whose n-best list, differ in words.
+
+Half of a 5-best list of Whisper's is punctuation: "americans, ask" and "americans ask" are two hypotheses and
+one thing that was said. Here candidates of one step that have said the same share one beam. The most
+probable of them lives on, and the probabilities of all are added: what the beam is ranked by is the
+probability of what was said, not that of one way to write it down. Finished hypotheses of the same words
+share one entry of the list likewise, whatever their length. Everything else is `beam_search`'s.
+`docs/research/word-beams.md` tells what follows from it.
+"""
+
+import math
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import SettingsError
+from runtime.whisper.beam_search import (
+    REAL,
+    UNREACHABLE,
+    FinishedHypothesis,
+    Search,
+    StepDecoder,
+    as_matrix,
+    checked_limit,
+    run_search,
+)
+from runtime.whisper.beam_settings import BeamSearchSettings
+from runtime.whisper.token_rules import TokenRules
+from runtime.whisper.word_keys import WordKey, WordKeys
+
+
+@dataclass(slots=True)
+class _Group:
+    """Candidates of one step that have said the same and either all end here or all go on.
+
+    Attributes:
+        mass: Log of the added probabilities, those of merged beams included: what the group is ranked by.
+        found: Log of the added probabilities of the candidates alone.
+        best: Log-probability of the most probable candidate, for which the rest stands.
+        token: Its newest token.
+        parent: The beam that it extends.
+        key: What they have said.
+        ends: Whether they end here.
+    """
+
+    mass: float
+    found: float
+    best: float
+    token: int
+    parent: int
+    key: WordKey
+    ends: bool
+
+
+@dataclass(slots=True)
+class _Said:
+    """Finished hypotheses of the same words: as in `_Group`, with the most probable one's tokens."""
+
+    mass: float
+    found: float
+    best: float
+    tokens: tuple[int, ...]
+
+
+class _WordPool:
+    """Finished hypotheses of one utterance, one entry for the same words."""
+
+    def __init__(self, size: int, penalty: float) -> None:
+        self._size = size
+        self._penalty = penalty
+        self._said: dict[str, _Said] = {}
+        self._spellings: list[float] = []  # minus the scores of single spellings, the best K in order
+
+    def add(self, words: str, said: _Said) -> None:
+        """Take a finished hypothesis in, with what it says."""
+        insort(self._spellings, -self._score(said.best, said.tokens))
+        del self._spellings[self._size :]
+        known = self._said.get(words)
+        if known is None:
+            self._said[words] = said
+            return
+        known.mass, known.found = _added(known.mass, said.mass), _added(known.found, said.found)
+        if said.best > known.best:
+            known.best, known.tokens = said.best, said.tokens
+
+    def worst(self) -> float:
+        """Return what a running beam must exceed to go on: the score of the K-th best single spelling.
+
+        Until K different things are said, everything exceeds it. The score of the K-th entry would be the
+        stricter reading; it lets the search run longer for lists that are hardly better.
+        """
+        full = len(self._said) >= self._size and len(self._spellings) == self._size
+        return -self._spellings[-1] if full else float(UNREACHABLE)
+
+    def best(self, count: int) -> list[FinishedHypothesis]:
+        """Return the best entries, best first; the earlier first among equals."""
+        entries = [
+            FinishedHypothesis(said.tokens, self._score(said.mass, said.tokens), said.best, said.found)
+            for said in self._said.values()
+        ]
+        return sorted(entries, key=lambda entry: -entry.score)[:count]
+
+    def _score(self, log_prob: float, tokens: tuple[int, ...]) -> float:
+        return log_prob / math.pow(len(tokens), self._penalty)
+
+
+def word_beam_search(
+    decoder: StepDecoder,
+    prompts: Sequence[Sequence[int]] | NDArray[np.int64],
+    settings: BeamSearchSettings,
+    rules: TokenRules,
+    keys: Sequence[WordKeys],
+    *,
+    eos_token_id: int,
+    max_length: int,
+) -> list[list[FinishedHypothesis]]:
+    """Return n-best lists whose entries differ in words.
+
+    Args:
+        decoder: As for `beam_search`, also below.
+        prompts: Prompt tokens, (N, P).
+        settings: How to search.
+        rules: Which tokens are permitted.
+        keys: What tells which hypotheses of an utterance say the same, one for each.
+        eos_token_id: End of text.
+        max_length: Most tokens that the model takes, prompt included.
+
+    Raises:
+        SettingsError: The prompts differ in length, there is not one set of keys for each, or the settings do
+            not fit the model.
+        BundleError: The decoder's output holds nan.
+    """
+    matrix = as_matrix(prompts)
+    if len(keys) != len(matrix):
+        raise SettingsError(
+            f"there are keys for {len(keys)} of {len(matrix)} utterances; expected one for each"
+        )
+    limit = checked_limit(matrix, settings, rules, eos_token_id, max_length)
+    search = WordSearch(len(matrix), limit, settings, eos_token_id, keys)
+    return run_search(search, decoder, matrix, settings, rules)
+
+
+class WordSearch(Search):
+    """`Search` whose beams and results differ in words.
+
+    Args:
+        utterances: How many.
+        limit: Most tokens to generate.
+        settings: How to search.
+        eos_token_id: End of text.
+        keys: Of each utterance.
+    """
+
+    def __init__(
+        self,
+        utterances: int,
+        limit: int,
+        settings: BeamSearchSettings,
+        eos_token_id: int,
+        keys: Sequence[WordKeys],
+    ) -> None:
+        super().__init__(utterances, limit, settings, eos_token_id)
+        beams = settings.num_beams
+        self._word_pools = [_WordPool(beams, settings.length_penalty) for _ in range(utterances)]
+        self._word_keys = list(keys)  # of every row
+        self._said = [[WordKey()] * beams for _ in range(utterances)]  # of every beam
+        self._own = np.zeros((utterances, beams))  # log-probability of every beam as it is spelled
+
+    def advance(self, log_probs: NDArray[np.float32], candidates: NDArray[np.int64]) -> None:
+        """Take one step; see `Search.advance`."""
+        self._refuse_nan(log_probs)
+        rows = len(self._live)
+        # The prompt stands for K equal beams, of which only the first is reachable.
+        masses = log_probs + self._sums[:, : log_probs.shape[1], None]
+        order = (-masses.reshape(rows, -1)).argsort(axis=1, kind="stable")
+        for row in range(rows):
+            if self._live[row]:
+                groups = self._groups(row, masses[row], log_probs[row], candidates[row], order[row])
+                self._finish_groups(row, groups)
+                self._go_on(row, [group for group in groups if not group.ends])
+        self._length += 1
+        self._close()
+
+    def rows_worth_dropping(self) -> NDArray[np.int64] | None:
+        """Drop the rows of finished utterances once that pays; see `Search`."""
+        rows = super().rows_worth_dropping()
+        if rows is not None:
+            self._own = self._own[rows]
+            self._said = [self._said[row] for row in rows]
+            self._word_keys = [self._word_keys[row] for row in rows]
+        return rows
+
+    def results(self, count: int) -> list[list[FinishedHypothesis]]:
+        """Return the best `count` hypotheses of every utterance, best first."""
+        return [pool.best(count) for pool in self._word_pools]
+
+    def _groups(
+        self,
+        row: int,
+        masses: NDArray[np.float32],
+        log_probs: NDArray[np.float32],
+        candidates: NDArray[np.int64],
+        order: NDArray[np.int64],
+    ) -> list[_Group]:
+        """Return the best 2K things that the candidates of a row say, best first."""
+        last = self._length + 1 == self._limit
+        said, keys = self._said[row], self._word_keys[row]
+        found: dict[tuple[WordKey, bool], _Group] = {}
+        flat = masses.reshape(-1)[order].tolist()
+        parents, places = np.unravel_index(order, log_probs.shape)
+        own = (log_probs + self._own[row, : len(log_probs), None])[parents, places].tolist()
+        tokens = candidates[parents, places].tolist()
+        for mass, best, token, parent in zip(flat, own, tokens, parents.tolist(), strict=True):
+            if not mass > REAL:
+                break
+            key = keys.extend(said[parent], token)
+            ends = last or token == self._eos
+            group = found.setdefault((key, ends), _Group(mass, best, best, token, parent, key, ends))
+            if (group.token, group.parent) == (token, parent):
+                continue
+            group.mass, group.found = _added(group.mass, mass), _added(group.found, best)
+            if best > group.best:
+                group.best, group.token, group.parent = best, token, parent
+        return sorted(found.values(), key=lambda group: -group.mass)[: 2 * self._settings.num_beams]
+
+    def _finish_groups(self, row: int, groups: list[_Group]) -> None:
+        """Put those that end, and rank among the first K, into the utterance's pool."""
+        pool = self._word_pools[self._utterance[row]]
+        for group in groups[: self._settings.num_beams]:
+            if group.ends:
+                history = self._history[row, group.parent, : self._length].tolist()
+                tokens = (*history, group.token)
+                pool.add(group.key.said, _Said(group.mass, group.found, group.best, tokens))
+        self._worst[row] = pool.worst()
+
+    def _go_on(self, row: int, groups: list[_Group]) -> None:
+        """Let the best K of the others run on; where there are fewer, the rest is unreachable."""
+        beams = self._settings.num_beams
+        chosen = groups[:beams]
+        parents = np.array([group.parent for group in chosen] + [0] * (beams - len(chosen)))
+        tokens = np.zeros(beams, np.int64)
+        tokens[: len(chosen)] = [group.token for group in chosen]
+        self._sums[row] = UNREACHABLE
+        self._sums[row, : len(chosen)] = [group.mass for group in chosen]
+        self._own[row] = 0.0
+        self._own[row, : len(chosen)] = [group.best for group in chosen]
+        self._said[row] = [group.key for group in chosen] + [WordKey()] * (beams - len(chosen))
+        self._history[row] = self._history[row, parents]
+        self._history[row, :, self._length] = self.tokens[row] = tokens
+        self.parents[row] = parents
+
+
+def _added(one: float, other: float) -> float:
+    """Return the log of the sum of two probabilities, given as logs."""
+    return float(np.logaddexp(one, other))
