@@ -13,7 +13,8 @@ def quieten_libraries() -> None:
     transformers_logging.disable_progress_bar()
     for name in ("optimum", "torch.onnx", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("export").setLevel(logging.WARNING)  # "root" above would have it silent
+    for name in ("export", "runtime", "bench"):  # "root" above would have them silent
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def outcome(bundle: Bundle, written: bool) -> str:

@@ -16,7 +16,8 @@ from runtime.clip.cache import load_image_cache
 from runtime.clip.encoders import ImageEncoder, TextEncoder
 from runtime.clip.pictures import ImageSource
 from runtime.errors import ImageCacheError, ImageNotFoundError, SettingsError
-from runtime.fusion import DEFAULT_ALPHA, checked_alpha, fuse, normalize_transcript, rank, to_caption_style
+from runtime.fusion import checked_alpha, normalize_transcript, rank, to_caption_style
+from runtime.fusion_settings import FusionSettings, confidence_features
 from runtime.recognizer import RecognisedSegment, Recognizer
 from runtime.results import (
     Hypothesis,
@@ -46,7 +47,9 @@ class MultimodalASR:
 
     Args:
         bundle: A bundle folder, or an opened `Bundle`.
-        alpha: Weight of the picture in `score = (1 - alpha) * P_ASR + alpha * P_CLIP`, in [0, 1].
+        alpha: Weight of the picture in `score = (1 - alpha) * P_ASR + alpha * P_CLIP`, in [0, 1]; None for
+            that of `fusion`, or 0.3.
+        fusion: How to fuse, as it was tuned: `fusion.json`, written by `python -m bench tune`.
         num_beams: Beams of the search, and length of the n-best list.
         image_cache: Embeddings by key, or the .npz file that holds them.
         language: Language code or name; None takes the checkpoint's own, else detects it. English-only
@@ -65,7 +68,8 @@ class MultimodalASR:
         window: How much of the encoder's window is computed: "full"; "fast", what speech needs where that is
             less; "auto", "fast" where the bundle measured at export that it costs no more than it may.
         distinct: What the hypotheses of a list differ in: "tokens", as in transformers, where half of a list
-            is punctuation; or "words", so that each says something else.
+            is punctuation; or "words", so that each says something else. None for that of `fusion`, or
+            "tokens".
         speech_gate: When `transcribe` gives no text because there is no speech; None to believe all text.
         pause_s: Shortest pause that ends a segment of a recording longer than the window, in seconds.
 
@@ -80,7 +84,8 @@ class MultimodalASR:
         self,
         bundle: str | PathLike[str] | Bundle,
         *,
-        alpha: float = DEFAULT_ALPHA,
+        alpha: float | None = None,
+        fusion: str | PathLike[str] | FusionSettings | None = None,
         num_beams: int = 5,
         image_cache: str | PathLike[str] | ImageCache | None = None,
         language: str | None = None,
@@ -91,15 +96,18 @@ class MultimodalASR:
         max_new_tokens: int | None = None,
         fixed_steps: bool = False,
         window: Window = "full",
-        distinct: Distinct = "tokens",
+        distinct: Distinct | None = None,
         speech_gate: SpeechGate | None = DEFAULT_GATE,
         pause_s: float = DEFAULT_PAUSE_S,
     ) -> None:
-        self.alpha = checked_alpha(alpha)
-        self.search = BeamSearchSettings(
-            num_beams=num_beams, max_new_tokens=max_new_tokens, distinct=distinct
-        )
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.fusion = self._open_fusion(fusion, distinct)
+        self.alpha = self.fusion.alpha if alpha is None else checked_alpha(alpha)
+        self.search = BeamSearchSettings(
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            distinct=self.fusion.distinct if distinct is None else distinct,
+        )
         if sessions is not None and (providers is not None or threads is not None):
             raise SettingsError(
                 "providers and threads are settings of the sessions, which were given as well"
@@ -200,7 +208,7 @@ class MultimodalASR:
             return []
         style = to_caption_style if caption_style else normalize_transcript
         cosines = self.clip_similarity(image_embedding, [style(hypothesis.text) for hypothesis in hypotheses])
-        scores = fuse([hypothesis.score for hypothesis in hypotheses], cosines, alpha)
+        scores = self.fusion.fuse(self._asr_scores(hypotheses), cosines, alpha)
         return [
             RescoredHypothesis(
                 text=hypotheses[i].text,
@@ -297,8 +305,10 @@ class MultimodalASR:
         self, segment: RecognisedSegment, embedding: Embedding | None, alpha: float
     ) -> SegmentTranscription:
         candidates: list[Hypothesis] | list[RescoredHypothesis] = segment.hypotheses
+        confidence = None
         if embedding is not None:
-            candidates = self.rescore(segment.hypotheses, embedding, alpha)
+            candidates = rescored = self.rescore(segment.hypotheses, embedding, alpha)
+            confidence = self._confidence(segment.hypotheses, rescored, alpha)
         return SegmentTranscription(
             start_s=segment.start_s,
             end_s=segment.end_s,
@@ -306,6 +316,7 @@ class MultimodalASR:
             hypotheses=candidates,
             no_speech_prob=segment.no_speech_prob,
             no_speech=segment.no_speech,
+            confidence=confidence,
         )
 
     def _joined(
@@ -314,6 +325,53 @@ class MultimodalASR:
         lists: list[Any] = [segment.hypotheses for segment in segments]
         count = self.search.count
         return join_rescored(lists, count) if rescored else join_hypotheses(lists, count)
+
+    def _asr_scores(self, hypotheses: Sequence[Hypothesis]) -> list[float]:
+        """Return the scores that the fusion was tuned on."""
+        if self.fusion.asr_score == "mean":
+            return [hypothesis.score for hypothesis in hypotheses]
+        if not all(hypothesis.tokens for hypothesis in hypotheses):
+            raise SettingsError(
+                "the fusion was tuned on sums of log-probabilities, and a hypothesis has no tokens; give "
+                "hypotheses of generate_nbest, or tune with --asr-score mean"
+            )
+        return [hypothesis.score * len(hypothesis.tokens) for hypothesis in hypotheses]
+
+    def _confidence(
+        self, hypotheses: Sequence[Hypothesis], rescored: Sequence[RescoredHypothesis], alpha: float
+    ) -> float | None:
+        """Return how sure the first text is; None without calibration, or at another alpha than tuned."""
+        calibrated = self.fusion.confidence
+        if calibrated is None or alpha != self.fusion.alpha or not rescored:
+            return None
+        cosines = {hypothesis.text: hypothesis.clip_score for hypothesis in rescored}
+        scores = self._asr_scores(hypotheses)
+        fused = self.fusion.fuse(scores, [cosines[h.text] for h in hypotheses], alpha)
+        return calibrated.probability(confidence_features(scores, fused))
+
+    def _open_fusion(
+        self, fusion: str | PathLike[str] | FusionSettings | None, distinct: Distinct | None
+    ) -> FusionSettings:
+        if fusion is None:
+            return FusionSettings()
+        settings = fusion if isinstance(fusion, FusionSettings) else FusionSettings.load(fusion)
+        tuned_with = (settings.bundle or {}).get("sha256")
+        if tuned_with is not None and tuned_with != self.bundle.digest:
+            logger.warning(
+                "the fusion was tuned with another bundle (%s, %s…) than this (%s, %s…): its weights may not "
+                "fit; tune again with `python -m bench tune`",
+                (settings.bundle or {}).get("name"),
+                str(tuned_with)[:12],
+                self.bundle.name,
+                self.bundle.digest[:12],
+            )
+        if distinct is not None and distinct != settings.distinct:
+            logger.warning(
+                "the fusion was tuned on lists that differ in %s; these differ in %s",
+                settings.distinct,
+                distinct,
+            )
+        return settings
 
     def _open_cache(self, cache: str | PathLike[str] | ImageCache | None) -> ImageCache:
         if cache is None:

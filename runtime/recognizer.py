@@ -15,7 +15,7 @@ from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.cross_attention import CrossAttention
 from runtime.whisper.language_names import language_code
 from runtime.whisper.model import FirstPosition, WhisperModel
-from runtime.words import lower
+from runtime.whisper.words import lower
 
 # So much of the pause that ended a segment is decoded with it. Noise that goes on for seconds after the sound
 # makes the pocket model add words (12-minute recordings: 18.6 % instead of 17.7 % WER with all of it).

@@ -105,6 +105,7 @@ class SegmentTranscription:
         hypotheses: Its candidates, best first; rescored ones in mode "multimodal"; none without speech.
         no_speech_prob: The model's probability of no speech; None if silent, or not known to the checkpoint.
         no_speech: Why the transcription is empty, else None.
+        confidence: Probability that the transcription is right, where the fusion was calibrated on data.
     """
 
     start_s: float
@@ -113,6 +114,7 @@ class SegmentTranscription:
     hypotheses: Sequence[Hypothesis] | Sequence[RescoredHypothesis] = ()
     no_speech_prob: float | None = None
     no_speech: NoSpeech | None = None
+    confidence: float | None = None
 
     @property
     def display(self) -> str:
@@ -130,6 +132,8 @@ class SegmentTranscription:
         }
         if self.no_speech is not None:
             result["no_speech"] = self.no_speech.to_dict()
+        if self.confidence is not None:
+            result["confidence"] = self.confidence
         return result
 
 
@@ -161,6 +165,11 @@ class Transcription:
         return self.hypotheses[0].display if self.hypotheses else ""
 
     @property
+    def confidence(self) -> float | None:
+        """Probability that the transcription is right; None without calibration, or of several segments."""
+        return self.segments[0].confidence if len(self.segments) == 1 else None
+
+    @property
     def no_speech(self) -> NoSpeech | None:
         """Why nothing was recognised, of the loudest segment; None if anything was."""
         reasons = [segment.no_speech for segment in self.segments]
@@ -172,8 +181,8 @@ class Transcription:
     def to_dict(self) -> dict[str, Any]:
         """Return the notebook's keys.
 
-        `alpha`, `warning`, `no_speech` (why nothing was recognised) and `segments` (of a recording longer
-        than the window) are there only where they apply.
+        `alpha`, `confidence`, `warning`, `no_speech` (why nothing was recognised) and `segments` (of a
+        recording longer than the window) are there only where they apply.
         """
         result: dict[str, Any] = {
             "transcription": self.transcription,
@@ -182,6 +191,8 @@ class Transcription:
         }
         if self.alpha is not None:
             result["alpha"] = self.alpha
+        if self.confidence is not None:
+            result["confidence"] = self.confidence
         if self.warning is not None:
             result["warning"] = self.warning
         if self.no_speech is not None:

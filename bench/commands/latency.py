@@ -14,7 +14,7 @@ from bench.latency.tables import report_text
 from bench.measure.system_info import system_info, usable_cores
 from bench.peers.registry import SPEECH_PRECISIONS
 from runtime.commands.console import EXIT_DONE
-from runtime.errors import SettingsError
+from runtime.errors import OutputError, SettingsError
 from runtime.whisper.short_encoder import WINDOWS
 from runtime.write_whole import write_json
 
@@ -229,4 +229,7 @@ def write_report(report: dict[str, Any], folder: Path, name: str = FILE_NAME) ->
     Raises:
         OutputError: The folder or file cannot be written.
     """
-    return write_json(folder / name, report)
+    try:
+        return write_json(folder / name, report)
+    except OutputError as error:
+        raise OutputError(f"{error}; choose another --output") from error

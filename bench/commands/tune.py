@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     result = tune(development, options, test)
     write_tune_files(args.output, result)
     page = write_report(args.output, result, test or development, _latency(args.output), pictures)
-    for line in (*summary_lines(result), "", f"report: {page}"):
+    use = f"use it with --fusion {args.output / 'fusion.json'}"
+    for line in (*summary_lines(result), "", f"report: {page}", use):
         print(line)
     return EXIT_DONE
 
@@ -110,7 +111,7 @@ def pictures_of(utterances: Sequence[Utterance]) -> dict[str, Path]:
 
 
 def write_tune_files(output: Path, result: TuneResult, more: Mapping[str, Any] | None = None) -> Path:
-    """Write `tune.json` and `explanations.jsonl` (one utterance a line), each whole or not at all.
+    """Write `tune.json`, `fusion.json` and `explanations.jsonl` (one utterance a line), each whole.
 
     Args:
         output: The folder; made if missing.
@@ -129,4 +130,5 @@ def write_tune_files(output: Path, result: TuneResult, more: Mapping[str, Any] |
         for explanation in explain(result.table, result.steps, result.chosen_alpha)
     )
     write_text(output / "explanations.jsonl", "\n".join(explanations) + "\n")
+    result.fusion.save(output / "fusion.json")
     return write_json(output / "tune.json", report)

@@ -1,6 +1,7 @@
 """`python -m bench wer`: word and character error rate of a bundle on a manifest, at one alpha."""
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,11 +10,13 @@ from bench.manifest import read_manifest
 from bench.measure.system_info import system_info
 from bench.nbest.recognition import write_nbest
 from bench.nbest.records import NBestFile, NBestUtterance
+from bench.nbest.table import log_probability_sum
 from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, NOTEBOOK, Normalizer, normalizer
 from bench.text.scoring import count_character_errors, count_word_errors, error_rate
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
-from runtime.fusion import DEFAULT_ALPHA, checked_alpha, fuse, rank
+from runtime.fusion import DEFAULT_ALPHA, checked_alpha, rank
+from runtime.fusion_settings import FusionSettings
 
 SCHEMA: Final = "earsight.wer/1"
 
@@ -26,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, type=Path, metavar="DIR", help="for nbest.jsonl and wer.json"
     )
     parser.add_argument(
-        "--alpha", type=float, default=DEFAULT_ALPHA, help="weight of the picture (default %(default)s)"
+        "--alpha",
+        type=float,
+        help=f"weight of the picture (default: that of --fusion, else {DEFAULT_ALPHA})",
     )
     parser.add_argument(
         "--normalizer",
@@ -38,31 +43,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Recognise, score, write `wer.json` and print a table."""
-    alpha = checked_alpha(args.alpha)
+    if args.alpha is not None:
+        checked_alpha(args.alpha)
     scorer = normalizer(args.normalizer, args.language)
     utterances = read_manifest(args.data)
-    nbest = write_nbest(make_pipeline(args), utterances, args.output / "nbest.jsonl")
+    asr = make_pipeline(args, alpha=args.alpha)
+    fusion = replace(asr.fusion, alpha=asr.alpha)
+    nbest = write_nbest(asr, utterances, args.output / "nbest.jsonl")
     report = {
         "schema": SCHEMA,
-        "alpha": alpha,
+        "alpha": fusion.alpha,
+        "fusion": asdict(fusion),
         "num_samples": len(nbest.utterances),
         "bundle": dict(nbest.header.bundle),
         "settings": dict(nbest.header.settings),
         "system": system_info(),
-        **_both_rates(nbest, alpha, scorer),
-        "notebook": _both_rates(nbest, alpha, normalizer(NOTEBOOK)),
+        **_both_rates(nbest, fusion, scorer),
+        "notebook": _both_rates(nbest, fusion, normalizer(NOTEBOOK)),
     }
     write_report(report, args.output, "wer.json")
     print(_table(report, scorer))
     return EXIT_DONE
 
 
-def _both_rates(nbest: NBestFile, alpha: float, scorer: Normalizer) -> dict[str, Any]:
+def _both_rates(nbest: NBestFile, fusion: FusionSettings, scorer: Normalizer) -> dict[str, Any]:
     """Return the error rates without and with the picture."""
     return {
         "normalizer": scorer.to_dict(),
-        "speech_only": error_rates(nbest, 0.0, scorer),
-        "with_picture": error_rates(nbest, alpha, scorer),
+        "speech_only": error_rates(nbest, replace(fusion, alpha=0.0), scorer),
+        "with_picture": error_rates(nbest, fusion, scorer),
     }
 
 
@@ -83,11 +92,11 @@ def _table(report: dict[str, Any], scorer: Normalizer) -> str:
     return "\n".join(lines)
 
 
-def error_rates(nbest: NBestFile, alpha: float, scorer: Normalizer) -> dict[str, Any]:
-    """Return corpus WER and CER of the texts that the runtime would choose at `alpha`."""
+def error_rates(nbest: NBestFile, fusion: FusionSettings, scorer: Normalizer) -> dict[str, Any]:
+    """Return corpus WER and CER of the texts that the runtime would choose."""
     clean = scorer.apply
     references = [clean(utterance.reference) for utterance in nbest.utterances]
-    texts = [clean(chosen_text(utterance, alpha)) for utterance in nbest.utterances]
+    texts = [clean(chosen_text(utterance, fusion)) for utterance in nbest.utterances]
     words, characters = count_word_errors(references, texts), count_character_errors(references, texts)
     return {
         "wer": error_rate(int(words.errors.sum()), int(words.reference_length.sum())),
@@ -99,12 +108,15 @@ def error_rates(nbest: NBestFile, alpha: float, scorer: Normalizer) -> dict[str,
     }
 
 
-def chosen_text(utterance: NBestUtterance, alpha: float) -> str:
+def chosen_text(utterance: NBestUtterance, fusion: FusionSettings) -> str:
     """Return the hypothesis with the highest fused score; the best by ASR score without a picture."""
     if not utterance.hypotheses:
         return ""
     if not utterance.has_image:
         return utterance.hypotheses[0].text
-    scores = [hypothesis.score for hypothesis in utterance.hypotheses]
+    scores = [
+        log_probability_sum(utterance, hypothesis) if fusion.asr_score == "sum" else hypothesis.score
+        for hypothesis in utterance.hypotheses
+    ]
     cosines = [float(hypothesis.clip_score or 0.0) for hypothesis in utterance.hypotheses]
-    return utterance.hypotheses[int(rank(fuse(scores, cosines, alpha).fused)[0])].text
+    return utterance.hypotheses[int(rank(fusion.fuse(scores, cosines, fusion.alpha).fused)[0])].text

@@ -6,7 +6,6 @@ An utterance for which nothing was recognised gets one empty hypothesis, which i
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +14,8 @@ from bench.nbest.records import NBestHypothesis, NBestUtterance
 from bench.text.normalizers import Normalizer
 from bench.text.scoring import ErrorCounts, IntArray, count_word_errors
 from runtime.errors import NBestFileError
+from runtime.fusion_settings import AsrScore
 
-AsrScore = Literal["mean", "sum"]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 NOTHING_RECOGNISED = NBestHypothesis(text="", score=0.0)
@@ -94,7 +93,7 @@ def build_table(
     references, texts, counts = _scored(utterances, lists, normalizer)
     if asr_score == "sum":
         scores = [
-            _log_probability_sum(utterance, hypothesis)
+            log_probability_sum(utterance, hypothesis)
             for utterance, hypotheses in zip(utterances, lists, strict=True)
             for hypothesis in hypotheses
         ]
@@ -150,7 +149,12 @@ def _numbers(values: Sequence[float | None]) -> FloatArray:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _log_probability_sum(utterance: NBestUtterance, hypothesis: NBestHypothesis) -> float:
+def log_probability_sum(utterance: NBestUtterance, hypothesis: NBestHypothesis) -> float:
+    """Return the sum of a hypothesis' log-probabilities.
+
+    Raises:
+        NBestFileError: The file tells neither sum nor number of tokens.
+    """
     if hypothesis is NOTHING_RECOGNISED:
         return 0.0
     if hypothesis.asr_sum is not None:

@@ -103,7 +103,37 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
                 lambda axes: _spread(axes, spread),
             )
         )
+    sure = report["correctness"]["test" if report["test"] else "development"]
+    if sure is not None:
+        plots.append(
+            _finish(
+                folder,
+                "reliability",
+                "How sure, how right",
+                f"Share of texts that are right over their confidence, in bins of equal size ({data}); "
+                f"calibration error {sure['calibration_error']:.1%}, Brier score {sure['brier']:.3f}.",
+                lambda axes: _reliability(axes, sure),
+            )
+        )
     return plots
+
+
+def _reliability(axes: Any, sure: Mapping[str, Any]) -> None:
+    axes.plot([0.0, 1.0], [0.0, 1.0], color=GREY, linestyle=":", label="perfect")
+    axes.plot(
+        [part["confidence"] for part in sure["bins"]],
+        [part["right"] for part in sure["bins"]],
+        "o-",
+        color=BLUE,
+        label="measured",
+    )
+    axes.set_xlim(0.0, 1.0)
+    axes.set_ylim(0.0, 1.0)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("texts that are right")
+    _percent(axes, "x")
+    _percent(axes, "y")
+    axes.legend(loc="best")
 
 
 def _finish(folder: Path, name: str, title: str, caption: str, draw: Callable[[Any], None]) -> Plot:

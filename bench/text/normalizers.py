@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from runtime.errors import SettingsError
 from runtime.whisper.language_names import CODE_OF_NAME, NAME_OF_CODE
-from runtime.words import DOTLESS_I_LANGUAGES, word_text
+from runtime.whisper.words import DOTLESS_I_LANGUAGES, word_text
 
 NORMALIZER_NAMES: Final = ("words", "notebook", "basic", "english")
 DEFAULT_NORMALIZER: Final = "words"

@@ -1,6 +1,6 @@
 """Tuning of alpha from an n-best file: the notebook's grid, the exact surface, and what both are worth."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +10,7 @@ from bench.nbest.table import NBestTable, build_table, rescored
 from bench.text.normalizers import NOTEBOOK, Normalizer, language_code, normalizer
 from bench.text.scoring import error_rate
 from bench.tuning.assessment import Assessment, assess
+from bench.tuning.correctness import assess_correctness, fit_confidence
 from bench.tuning.cross_validation import cross_validate
 from bench.tuning.fusion_lines import FusionLines, Steps, fusion_lines, trace_steps
 from bench.tuning.interpretation import describe_alpha
@@ -19,6 +20,7 @@ from bench.tuning.resampling import resampling_units
 from bench.tuning.scale_search import tune_scale
 from bench.tuning.selection import exact_alpha, grid_errors, runtime_choices, smallest_alpha_within_one_error
 from bench.tuning.surface import ErrorSurface, error_surface
+from runtime.fusion_settings import FusionSettings
 
 SCHEMA: Final = "earsight.tune/1"
 
@@ -44,6 +46,10 @@ class TuneResult:
         source: Header of the n-best file.
         table: The n-best lists as arrays.
         steps: Where choices change.
+        fusion: What `fusion.json` holds: the chosen alpha, or the jointly tuned scales with theirs where they
+            were asked for and did better on held-out folds.
+        correctness: What the confidence is worth, on `development` and `test`, each None where there is none;
+            `reason`, why there is none.
     """
 
     grid_wer: tuple[float, ...]
@@ -62,6 +68,8 @@ class TuneResult:
     source: dict[str, Any]
     table: NBestTable
     steps: Steps
+    fusion: FusionSettings
+    correctness: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tune.json` holds: the notebook's keys first."""
@@ -80,6 +88,8 @@ class TuneResult:
             "notebook": self.development.summary["notebook"] | self.notebook,
             "cross_validation": self.cross_validation,
             "scale": self.scale,
+            "fusion": asdict(self.fusion),
+            "correctness": self.correctness,
             "test": None if self.test is None else self.test.summary | {"statements": self.test.statements},
             "interpretation": self.interpretation,
             "statements": self.development.statements,
@@ -111,6 +121,11 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
     on_grid = grid_errors(table, lines, GRID).sum(axis=0)
     best_alpha = GRID[int(on_grid.argmin())]  # the first of equals, as the notebook's min()
     chosen_alpha = exact_alpha(surface) if options.select == "exact" else best_alpha
+    validation = cross_validate(table, lines, steps, options)
+    scale = tune_scale(table, options) if options.tune_scale else None
+    fusion = _fusion(nbest, options, chosen_alpha, scale, validation)
+    confidence, reason = fit_confidence(table, fusion)
+    fusion = replace(fusion, confidence=confidence)
     return TuneResult(
         grid_wer=tuple(error_rate(int(errors), table.total_words) for errors in on_grid),
         best_alpha=best_alpha,
@@ -120,14 +135,49 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
         chosen_alpha=chosen_alpha,
         development=assess(table, notebook, lines, steps, chosen_alpha, options),
         test=None if test is None else _assess_test(test, scorer, chosen_alpha, options),
-        cross_validation=cross_validate(table, lines, steps, options),
-        scale=tune_scale(table, options) if options.tune_scale else None,
+        cross_validation=validation,
+        scale=scale,
         interpretation=describe_alpha(chosen_alpha),
         options=options,
         normalizer=scorer,
         source=nbest.header.to_dict(),
         table=table,
         steps=steps,
+        fusion=fusion,
+        correctness={
+            "reason": reason,
+            "development": assess_correctness(table, fusion),
+            "test": None
+            if test is None
+            else assess_correctness(build_table(test.utterances, scorer, options.asr_score), fusion),
+        },
+    )
+
+
+def _fusion(
+    nbest: NBestFile,
+    options: TuneOptions,
+    alpha: float,
+    scale: dict[str, Any] | None,
+    validation: dict[str, Any] | None,
+) -> FusionSettings:
+    """Return what is to be used: scales of their own only where they are better on held-out folds."""
+    settings = FusionSettings(
+        alpha=alpha,
+        asr_score=options.asr_score,
+        distinct=nbest.header.settings.get("distinct", "tokens"),
+        normalizer=options.normalizer,
+        bundle=dict(nbest.header.bundle) or None,
+    )
+    if scale is None or validation is None or scale["cross_validated_wer"] is None:
+        return settings
+    if scale["cross_validated_wer"] >= validation["wer"]:
+        return settings
+    return replace(
+        settings,
+        alpha=scale["alpha"],
+        asr_temperature=scale["asr_temperature"],
+        clip_scale=scale["clip_scale"],
     )
 
 

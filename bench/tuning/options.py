@@ -5,9 +5,9 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from bench.nbest.table import AsrScore
 from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, checked_language
 from runtime.errors import SettingsError
+from runtime.fusion_settings import AsrScore
 
 # The notebook's 21 values, 0.00 … 1.00, rounded as it rounds them.
 GRID: Final = tuple(np.round(np.arange(0.0, 1.05, 0.05), 2).tolist())

@@ -36,11 +36,27 @@ def summary_lines(result: TuneResult) -> Iterator[str]:
     yield from _assessment_lines("tuning data", report)
     if report["test"] is not None:
         yield from _assessment_lines("test data (α frozen)", report["test"])
+    yield from _confidence_lines(report["correctness"])
     yield ""
     yield result.interpretation
     yield from result.development.statements
     if result.test is not None:
         yield from (f"Test: {statement}" for statement in result.test.statements)
+
+
+def _confidence_lines(correctness: dict[str, Any]) -> Iterator[str]:
+    if correctness["reason"]:
+        yield ""
+        yield f"no confidence was fitted: {correctness['reason']}"
+        return
+    yield ""
+    for name in ("development", "test"):
+        part = correctness[name]
+        if part is not None:
+            yield (
+                f"confidence that the text is right, {name}: Brier score {part['brier']:.3f} (a constant: "
+                f"{part['brier_constant']:.3f}), calibration error {part['calibration_error']:.1%}"
+            )
 
 
 def _assessment_lines(title: str, part: dict[str, Any]) -> Iterator[str]:

@@ -151,6 +151,11 @@ class Bundle:
         Raises:
             BundleError: `bundle.json` is damaged.
         """
+        if "live_window" in self.manifest:
+            raise BundleError(
+                f"{self.folder / MANIFEST} was written by an earlier version, which names its short encoder "
+                "otherwise; export the bundle again"
+            )
         measured = self.manifest.get("short_window", {})
         entry = measured.get(precision) if isinstance(measured, dict) else measured
         if entry is None:

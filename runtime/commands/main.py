@@ -51,8 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     transcribe.add_argument(
         "--alpha",
         type=float,
-        default=DEFAULT_ALPHA,
-        help="weight of the picture, 0 to 1 (default %(default)s)",
+        help=f"weight of the picture, 0 to 1 (default: that of --fusion, else {DEFAULT_ALPHA})",
     )
     transcribe.add_argument(
         "--truncate",

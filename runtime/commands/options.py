@@ -5,7 +5,6 @@ from pathlib import Path
 
 from runtime.audio.segmentation import DEFAULT_PAUSE_S
 from runtime.bundle.bundle import Bundle
-from runtime.fusion import DEFAULT_ALPHA
 from runtime.pipeline import MultimodalASR
 from runtime.sessions.factory import SessionFactory, SessionSettings
 from runtime.sessions.obstacles import ORT_NAMES
@@ -75,9 +74,11 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = 
     parser.add_argument(
         "--distinct",
         choices=DISTINCT,
-        default=DISTINCT[0],
         help="what the hypotheses of a list differ in: tokens, or words, punctuation aside "
-        "(default %(default)s)",
+        "(default: as --fusion was tuned, else tokens)",
+    )
+    parser.add_argument(
+        "--fusion", metavar="FILE", help="fusion.json of `python -m bench tune`: how to fuse with the picture"
     )
     parser.add_argument(
         "--pause",
@@ -143,12 +144,13 @@ def make_sessions(args: argparse.Namespace, bundle: Bundle) -> SessionFactory:
     )
 
 
-def make_pipeline(args: argparse.Namespace, *, alpha: float = DEFAULT_ALPHA) -> MultimodalASR:
+def make_pipeline(args: argparse.Namespace, *, alpha: float | None = None) -> MultimodalASR:
     """Open the bundle as the options of `add_pipeline_arguments` say."""
     bundle = Bundle.open(args.bundle)
     return MultimodalASR(
         bundle,
         alpha=alpha,
+        fusion=args.fusion,
         num_beams=args.num_beams,
         image_cache=args.image_cache,
         language=args.language,

@@ -40,8 +40,7 @@ class FinishedHypothesis:
 
     Attributes:
         tokens: Generated ids without the prompt; end-of-text included unless the length limit came first.
-        score: `sum_logprob / len(tokens) ** length_penalty`. With `distinct="words"` the log-probability in
-            it is that of the words, all merged beams included.
+        score: `sum_logprob / len(tokens) ** length_penalty`.
         sum_logprob: Sum of the log-probabilities of `tokens` (natural log).
         merged_logprob: Log of the added probabilities of all spellings of these words that the search
             finished. The list of `distinct="tokens"` has one spelling an entry, and None here.

@@ -23,7 +23,7 @@ from runtime.whisper.token_rules import TokenRules, allow_only
 from runtime.whisper.tokens import WhisperTokens
 from runtime.whisper.word_keys import WordKeys
 from runtime.whisper.word_search import word_beam_search
-from runtime.words import DOTLESS_I_LANGUAGES
+from runtime.whisper.words import DOTLESS_I_LANGUAGES
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from tokenizers import Tokenizer
 
-from runtime.words import letters
+from runtime.whisper.words import letters
 
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 

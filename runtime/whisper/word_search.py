@@ -96,10 +96,18 @@ class _WordPool:
         return -self._spellings[-1] if full else float(UNREACHABLE)
 
     def best(self, count: int) -> list[FinishedHypothesis]:
-        """Return the best entries, best first; the earlier first among equals."""
+        """Return the K most probable things that were said, by the score of their most probable spelling.
+
+        What belongs to the list is decided by the added probabilities. The scores in it are those of the
+        reference, one spelling each, so that they mean the same in both kinds of lists: ranked by them the
+        first texts are better, too.
+        """
+        said = sorted(self._said.values(), key=lambda each: -self._score(each.mass, each.tokens))[
+            : self._size
+        ]
         entries = [
-            FinishedHypothesis(said.tokens, self._score(said.mass, said.tokens), said.best, said.found)
-            for said in self._said.values()
+            FinishedHypothesis(each.tokens, self._score(each.best, each.tokens), each.best, each.found)
+            for each in said
         ]
         return sorted(entries, key=lambda entry: -entry.score)[:count]
 

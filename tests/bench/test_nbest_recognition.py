@@ -19,6 +19,7 @@ from bench.nbest.records import NBestHypothesis, NBestUtterance
 from runtime.clip.cache import save_image_cache
 from runtime.errors import ImageCacheError, ManifestError, NBestFileError
 from runtime.fusion import to_caption_style
+from runtime.fusion_settings import FusionSettings
 from runtime.pipeline import MultimodalASR
 from tests.conftest import ROOT
 
@@ -123,7 +124,7 @@ def test_rows_without_a_picture_have_no_cosine(pocket_asr, tmp_path):
     (utterance,) = written.utterances
     assert not utterance.has_image
     assert utterance.image_id is None
-    assert chosen_text(utterance, 1.0) == utterance.hypotheses[0].text
+    assert chosen_text(utterance, FusionSettings(1.0)) == utterance.hypotheses[0].text
 
 
 def test_keys_of_the_cache_give_the_cosines_of_the_files(nbest, pocket_bundle, pocket_asr, tmp_path):
@@ -172,7 +173,7 @@ def test_wer_command(nbest, pocket_bundle, tmp_path, capsys):
     assert read_nbest(output / "nbest.jsonl").utterances == nbest.utterances
     references = [row["reference"] for row in ROWS]
     for key, alpha in (("speech_only", 0.0), ("with_picture", 0.5)):
-        texts = [chosen_text(utterance, alpha) for utterance in nbest.utterances]
+        texts = [chosen_text(utterance, FusionSettings(alpha)) for utterance in nbest.utterances]
         # The notebook strips and lower-cases references; jiwer then counts. The corpus has no punctuation, so
         # that words are the same.
         for rates in (report["notebook"][key], report[key]):
@@ -196,7 +197,7 @@ def test_the_chosen_text_follows_alpha():
         NBestHypothesis("seen", -0.2, clip_score=0.9),
     )
     utterance = NBestUtterance("u", "seen", hypotheses=hypotheses)
-    assert chosen_text(utterance, 0.0) == "heard"
-    assert chosen_text(utterance, 1.0) == "seen"
-    assert chosen_text(NBestUtterance("u", "seen"), 1.0) == ""
+    assert chosen_text(utterance, FusionSettings(0.0)) == "heard"
+    assert chosen_text(utterance, FusionSettings(1.0)) == "seen"
+    assert chosen_text(NBestUtterance("u", "seen"), FusionSettings(1.0)) == ""
     assert wer.SCHEMA.startswith("earsight.")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import onnxruntime as ort
 import pytest
 
-from runtime.bundle.graph import GRAPH_FOLDERS
+from runtime.bundle.graph import GRAPH_FOLDERS, Graph
 from runtime.commands import doctor
 from runtime.commands.doctor import add_arguments, diagnose, render, run
 from runtime.errors import BundleNotFoundError, ProviderError
@@ -77,7 +77,7 @@ def test_a_bundle_s_graphs_are_opened_and_counted(tmp_path, monkeypatch, capsys)
         folder=folder,
         name="tiny",
         precisions=("fp32",),
-        graphs=lambda precision: sorted(folder.rglob("*.onnx")),
+        graphs=lambda precision: [Graph.in_folder(folder, name, precision) for name in GRAPH_FOLDERS],
     )
     monkeypatch.setattr(doctor.Bundle, "open", lambda path: bundle)
     assert run(parse("--provider", "cpu", "--bundle", str(folder))) == 0

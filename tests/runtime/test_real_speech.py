@@ -20,7 +20,7 @@ from runtime.audio.load import load_audio
 from runtime.bundle.bundle import Bundle
 from runtime.pipeline import MultimodalASR
 from runtime.whisper.beam_settings import BeamSearchSettings
-from runtime.words import word_text
+from runtime.whisper.words import word_text
 from tests.conftest import POCKET, ROOT, SHARED, weights_installed
 from tests.tools.reference_generate import Case, compare_nbest, reference_nbest
 

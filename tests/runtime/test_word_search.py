@@ -16,7 +16,7 @@ from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.token_rules import TokenRules
 from runtime.whisper.word_keys import WordKey
 from runtime.whisper.word_search import word_beam_search
-from runtime.words import letters, lower, word_text
+from runtime.whisper.words import letters, lower, word_text
 from tests.conftest import POCKET
 from tests.runtime.test_beam_search import TableDecoder
 
@@ -82,6 +82,7 @@ def test_merged_probabilities_never_exceed_the_true_sums(seed, beams, limit, shi
     assert len(set(words)) == len(words)
     for entry, text in zip(found, words, strict=True):
         assert entry.sum_logprob <= entry.merged_logprob + 1e-9
+        assert entry.score == pytest.approx(entry.sum_logprob / len(entry.tokens))
         assert entry.merged_logprob <= sums[text] + 1e-5
     assert [entry.score for entry in found] == sorted((entry.score for entry in found), reverse=True)
 

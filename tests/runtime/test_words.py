@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bench.text.normalizers import NORMALIZER_NAMES, normalizer
 from bench.text.scoring import count_word_errors
-from runtime.words import word_text
+from runtime.whisper.words import word_text
 
 LETTERS_THAT_FOLD = "aIİıi\u0307ßẞſςΣσŉŀﬁＡǰΐᾳ\u0345\u0301\u0327'’´·\u00ad\u200d\u200c\ufe0f12²½1.,-"
 
