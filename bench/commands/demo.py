@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         repeats=cast.repeats,
         batches=cast.batches,
         max_new_tokens=cast.max_new_tokens,
+        distinct=DISTINCT,
     )
     latency = make_report(lambda: measure_bundle(settings, progress=sys.stderr.isatty())) | {"demo": about}
     write_latency(latency, args.output)

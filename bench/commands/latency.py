@@ -15,6 +15,7 @@ from bench.measure.system_info import system_info, usable_cores
 from bench.peers.registry import SPEECH_PRECISIONS
 from runtime.commands.console import EXIT_DONE
 from runtime.errors import OutputError, SettingsError
+from runtime.whisper.beam_settings import DISTINCT
 from runtime.whisper.short_encoder import WINDOWS
 from runtime.write_whole import write_json
 
@@ -59,6 +60,12 @@ def _add_bundle_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--language", metavar="L", help="default: detected, which takes a decoder step")
     group.add_argument(
         "--window", choices=WINDOWS, default=WINDOWS[0], help="of the encoder (default %(default)s)"
+    )
+    group.add_argument(
+        "--distinct",
+        choices=DISTINCT,
+        default=DISTINCT[0],
+        help="what hypotheses differ in (default %(default)s)",
     )
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens of a hypothesis")
     group.add_argument("--image-cache", type=Path, metavar="NPZ", help="embeddings for rows with image_id")
@@ -155,6 +162,7 @@ def bundle_settings(args: argparse.Namespace) -> BundleSettings:
         pareto_beams=_numbers("--pareto", args.pareto),
         window=args.window,
         max_new_tokens=args.max_new_tokens,
+        distinct=args.distinct,
     )
 
 

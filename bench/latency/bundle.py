@@ -21,6 +21,7 @@ from runtime.audio.load import SAMPLING_RATE, load_audio
 from runtime.bundle.bundle import Bundle
 from runtime.errors import ManifestError, SettingsError
 from runtime.pipeline import MultimodalASR
+from runtime.whisper.beam_settings import Distinct
 from runtime.whisper.short_encoder import WINDOWS, Window
 
 MEMORY_UTTERANCES = 4
@@ -47,6 +48,7 @@ class BundleSettings:
         pareto_beams: Beams of the table of accuracy against time; empty for none.
         window: How much of the encoder's window is computed.
         max_new_tokens: Most tokens of a hypothesis; None for the checkpoint's.
+        distinct: What the hypotheses of a list differ in.
     """
 
     bundle: Path
@@ -65,6 +67,7 @@ class BundleSettings:
     pareto_beams: tuple[int, ...] = ()
     window: Window = "full"
     max_new_tokens: int | None = None
+    distinct: Distinct = "tokens"
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing."""
@@ -89,6 +92,7 @@ class BundleSettings:
             "precision": precision or self.precision,
             "window": window or self.window,
             "max_new_tokens": self.max_new_tokens,
+            "distinct": self.distinct,
             "providers": self.provider,
             "threads": self.threads,
             "image_cache": str(self.image_cache) if self.image_cache else None,
