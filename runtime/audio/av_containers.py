@@ -109,6 +109,7 @@ def amr_part(source: Source, start: int) -> Part:
         if position + length > source.size:
             source.fail_truncated(f"it ends in the middle of an AMR frame, after {frames / 50:.2f} s")
         position, frames = position + length, frames + 1
+    source.require_none_within(AMR[:5], start + len(AMR), position)
     part = source.whole("amr", start, position, "amr")
     return part._replace(samples=frames * samples_a_frame)
 
@@ -149,6 +150,7 @@ def asf_part(source: Source, start: int) -> Part:
         return source.whole("wma/asf", start, source.size if end is None else end, "asf")
     if start + stated > source.size:
         source.fail_truncated(f"its header promises {stated} bytes, {source.size - start} are there")
+    source.require_none_within(ASF_HEADER, start + 16, start + stated)
     return source.whole("wma/asf", start, start + stated, "asf")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from runtime.audio.source import CONVERT, Part, View
+from runtime.audio.source import CONVERT, Part, View, interrupts_kept
 from runtime.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ class AvSound:
         self._errors = (av.error.FFmpegError, OSError, RuntimeError, ValueError, MemoryError, LookupError)
         self._view, self._part, self._name = view, part, name
         try:
-            self._container: Any = av.open(view, format=part.av_format, metadata_errors="replace")
+            with interrupts_kept():
+                self._container: Any = av.open(view, format=part.av_format, metadata_errors="replace")
         except self._errors as error:
             view.raise_interrupt()
             raise self._unreadable(error) from error
@@ -89,7 +90,8 @@ class AvSound:
         expected, gaps = None, 0.0
         while True:
             try:
-                frame = next(frames)
+                with interrupts_kept():
+                    frame = next(frames)
             except StopIteration:
                 break
             except self._errors as error:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
-from runtime.audio.source import SIZE_TOLERANCE, Part, Source, patched
+from runtime.audio.source import IGNORE_LENGTH, SIZE_TOLERANCE, Part, Source, patched
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,9 @@ def chunked_part(source: Source, start: int, layout: Layout) -> Part:
         if chunk.name != layout.data:
             continue
         true_end = _end_of_sound(source, chunk, layout, long_sizes)
+        sound_end = end if true_end is None else true_end
+        if (another := _next_recording(source, chunk.content, layout)) < sound_end:
+            source.fail_joined_too_early(another, sound_end)
         if true_end is None:
             continue
         patches = _closed(source, start, chunk, layout, true_end, long_sizes)
@@ -135,9 +138,11 @@ def au_part(source: Source, start: int, order: str) -> Part:
     content = start + offset
     present = source.size - content
     open_ended = size in (0, UNKNOWN) or (size > present and is_placeholder(size))
-    if not open_ended:
-        return source.whole("au", start, min(content + size, source.size))
     end = _next_au(source, content, order)
+    if not open_ended:
+        if end < content + size < source.size:
+            source.fail_joined_too_early(end, content + size)
+        return source.whole("au", start, min(content + size, source.size))
     if end - content <= 0:
         return source.whole("au", start, source.size)
     if size != UNKNOWN:
@@ -159,6 +164,7 @@ def nist_part(source: Source, start: int) -> Part:
     except (KeyError, ValueError):
         return source.whole("nist", start, source.size)
     end = start + header + sound
+    source.require_none_within(b"NIST_1A\n", start + header, end)
     return source.whole("nist", start, end if start + header < end <= source.size else source.size)
 
 
@@ -223,7 +229,7 @@ def _end_of_sound(source: Source, chunk: Chunk, layout: Layout, long_sizes: Chun
     elif not is_placeholder(size):
         source.fail_truncated(
             f"its header promises {stated} bytes of sound, {present} are there "
-            f"(if the recorder never closed it: ffmpeg -ignore_length 1 -i INPUT OUTPUT.wav)"
+            f"(if the recorder never closed it, {IGNORE_LENGTH})"
         )
     end = _next_recording(source, chunk.content, layout)
     if end - chunk.content > layout.before_sound and stated not in (UNKNOWN, 2**64 - 1):

@@ -10,10 +10,7 @@ libsndfile cannot read goes to FFmpeg (`runtime.audio.av_files`).
 import io
 import os
 import re
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, NamedTuple, Self
@@ -24,7 +21,7 @@ import soundfile
 
 from runtime.audio.av_files import AvSound
 from runtime.audio.parts import find_parts
-from runtime.audio.source import CONVERT, SIZE_TOLERANCE, Part, Source, View
+from runtime.audio.source import CONVERT, SIZE_TOLERANCE, Part, Source, View, interrupts_kept
 from runtime.errors import AudioError, AudioNotFoundError
 
 MIN_RATE: Final = 1_000  # Hz; telephones record at 8,000
@@ -37,6 +34,8 @@ BLOCK_VALUES: Final = 1 << 19  # samples × channels decoded at a time, 2 MiB
 
 # Sizes that programs write when they cannot know the size yet (ffmpeg and sox into a pipe).
 UNKNOWN_SIZE: Final = 0x7FFF_0000
+UNSUPPORTED_ENCODING: Final = "unsupported encoding"  # libsndfile's words
+AV_FORMATS: Final = ("wav", "caf", "aiff", "au", "w64")  # by the same name at FFmpeg
 UNKNOWN_FRAMES: Final = 2**62  # libsndfile states 2^63 - 1
 
 _DECLARED_SIZE = re.compile(r"(?:data|SSND|Data Size|Data size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)")
@@ -104,13 +103,27 @@ class AudioFile:
         part = self._parts[number]
         name = self.name if number == 0 else f"{self.name}, recording {number + 1} (from byte {part.start})"
         view = View(self._stream, part.pieces)
-        sound = _LibsndfileSound(view, part, name) if part.av_format is None else AvSound(view, part, name)
+        sound = _open_recording(view, part, name)
         try:
             _checked_rate(sound.rate, name)
         except AudioError:
             sound.close()
             raise
         return sound
+
+
+def _open_recording(view: View, part: Part, name: str) -> "_LibsndfileSound | AvSound":
+    if part.av_format is not None:
+        return AvSound(view, part, name)
+    try:
+        return _LibsndfileSound(view, part, name)
+    except _UnsupportedEncodingError:
+        view.seek(0)
+        return AvSound(view, part._replace(av_format=part.kind), name)
+
+
+class _UnsupportedEncodingError(AudioError):
+    """A container that libsndfile reads, with a codec that only FFmpeg does."""
 
 
 class _LibsndfileSound:
@@ -121,7 +134,7 @@ class _LibsndfileSound:
         self._part = part
         self._head = view.read(4096)
         view.seek(0)
-        self._sound = _open_sound(view, name)
+        self._sound = _open_sound(view, part.kind, name)
         self.rate: int = self._sound.samplerate
         self.channels: int = self._sound.channels
 
@@ -149,7 +162,7 @@ class _LibsndfileSound:
 
     def _read(self, frames: int) -> npt.NDArray[np.float32]:
         try:
-            with _interrupts_kept():
+            with interrupts_kept():
                 block: npt.NDArray[np.float32] = self._sound.read(frames, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, MemoryError) as error:
             raise AudioError(
@@ -269,36 +282,21 @@ def _checked_rate(rate: int, name: str) -> int:
     return rate
 
 
-def _open_sound(view: View, name: str) -> soundfile.SoundFile:
+def _open_sound(view: View, kind: str, name: str) -> soundfile.SoundFile:
     try:
         try:
-            with _interrupts_kept():
+            with interrupts_kept():
                 return _ForwardOnly(view)
         finally:
             view.raise_interrupt()
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
+        if UNSUPPORTED_ENCODING in reason and kind in AV_FORMATS:
+            raise _UnsupportedEncodingError(f"{name}: {reason}") from error
         raise AudioError(
             f"{name}: cannot be decoded ({reason}); damaged, incomplete, or of an unknown codec: "
             f"copy it again, or {CONVERT}"
         ) from error
-
-
-@contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    """Raise a Ctrl-C after the call: soundfile's callbacks would swallow it and cut the sound short."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt
 
 
 class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types

@@ -13,7 +13,7 @@ from runtime.audio import chunks
 from runtime.audio.av_containers import AV_PARTS, adts_part, flac_end
 from runtime.audio.mp3_frames import mp3_part
 from runtime.audio.ogg_pages import ogg_part
-from runtime.audio.source import CONVERT, SIZE_TOLERANCE, Part, Source
+from runtime.audio.source import CONVERT, IGNORE_LENGTH, SIZE_TOLERANCE, Part, Source
 from runtime.audio.tags import before_tags, skip_tags
 
 logger = logging.getLogger(__name__)
@@ -81,11 +81,11 @@ def _require_silent_rest(source: Source, position: int, parts: list[Part]) -> No
     if not parts:
         source.fail(f"no audio file (starts with {head!r}); expected {READABLE}: {CONVERT}")
     if left > SIZE_TOLERANCE:
-        hint = "ffmpeg -ignore_length 1 -i INPUT OUTPUT.wav" if parts[-1].kind == "wav" else CONVERT
+        hint = IGNORE_LENGTH if parts[-1].kind == "wav" else CONVERT
         source.fail(
             f"damaged: its {parts[-1].kind} recording ends at byte {position}, and {left} bytes follow "
             f"that are neither sound of it nor another recording (they start with {head!r}); "
-            f"cut the file there if they are no sound, or convert it: {hint.removeprefix('convert it, ')}"
+            f"cut the file there if they are no sound, or {hint}"
         )
 
 

@@ -8,13 +8,17 @@ import bisect
 import io
 import itertools
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, Final, NamedTuple, NoReturn
 
 from runtime.errors import AudioError
 
 SEARCHED_AT_ONCE: Final = 1 << 20  # bytes
 CONVERT: Final = "convert it, for example with: ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.wav"
+IGNORE_LENGTH: Final = "have its length ignored: ffmpeg -ignore_length 1 -i INPUT OUTPUT.wav"
 SIZE_TOLERANCE: Final = 64  # bytes by which harmless writers miscount their own header
 
 Piece = tuple[int, int] | bytes  # from one byte of the file to another (that one excluded), or given bytes
@@ -65,6 +69,26 @@ class Source:
     def whole(self, kind: str, start: int, end: int, av_format: str | None = None) -> Part:
         """A part whose bytes are read as they are."""
         return Part(kind, start, end, ((start, end),), av_format)
+
+    def require_none_within(self, mark: bytes, start: int, end: int) -> None:
+        """Refuse a recording in whose sound another one begins: it was cut off before they were joined.
+
+        Raises:
+            AudioError: `mark` begins from `start` to `end`.
+        """
+        at = self.find(mark, start)
+        if at is not None and at < end:
+            self.fail_joined_too_early(at, end)
+
+    def fail_joined_too_early(self, at: int, end: int) -> NoReturn:
+        """Refuse a recording in whose sound another one begins.
+
+        Raises:
+            AudioError: Always.
+        """
+        self.fail_truncated(
+            f"another recording begins at byte {at}, where its header promises sound to byte {end}"
+        )
 
     def fail(self, reason: str) -> NoReturn:
         """Refuse the file.
@@ -178,3 +202,20 @@ class View(io.RawIOBase):
             return len(target)
         self._stream.seek(piece[0] + within)
         return self._stream.readinto(target)  # type: ignore[attr-defined, no-any-return]
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Raise a Ctrl-C after the call: the callbacks of a decoder would swallow it and cut the sound short."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt

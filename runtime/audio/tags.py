@@ -15,9 +15,9 @@ def skip_tags(source: Source, position: int) -> int:
     while position < source.size:
         head = source.at(position, APE_MARK_BYTES)
         end = _tag_end(source, position, head)
-        if end is None and head[0] == 0:
-            end = position + _leading_zeros(source, position)
         if end is None:
+            end = position + _leading_zeros(source, position)
+        if end == position:
             break
         position = end
     return min(position, source.size)
@@ -92,4 +92,8 @@ def _leading_zeros(source: Source, position: int) -> int:
         count += zeros
         if zeros < len(block):
             break
+    # An MP4 begins with the length of its first box, whose upper bytes are zero.
+    for own in (3, 2):
+        if count >= own and source.at(position + count - own + 4, 4) == b"ftyp":
+            return count - own
     return count
