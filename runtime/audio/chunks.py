@@ -254,9 +254,9 @@ def _is_all_chunks(source: Source, position: int, layout: Layout) -> bool:
 
 def _next_recording(source: Source, position: int, layout: Layout) -> int:
     """Where the next recording of the same container begins; the end of the file if none does."""
-    offset, mark = {
-        AIFF: (12, b"COMM"), CAF: (8, b"desc"), W64: (24, b"wave" + W64_ID)
-    }.get(layout, (8, b"WAVE"))  # fmt: skip
+    offset, mark = {AIFF: (8, b"AIF"), CAF: (8, b"desc"), W64: (24, b"wave" + W64_ID)}.get(
+        layout, (8, b"WAVE")
+    )
     at = source.find(mark, position)
     while at is not None:
         if at - offset >= position and _begins_another(source, at - offset):

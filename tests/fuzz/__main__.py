@@ -2,6 +2,6 @@
 
 import sys
 
-from tests.fuzz.runner.runner import main
+from tests.fuzz.runner import main
 
 sys.exit(main())
