@@ -21,6 +21,7 @@ AMR_WB: Final = b"#!AMR-WB\n"
 # Bytes of a frame of 20 ms by its mode, the mode's own byte included (RFC 4867, 5.3; TS 26.101, TS 26.201).
 AMR_FRAMES: Final = (13, 14, 16, 18, 20, 21, 27, 32, 6, 7, 6, 6, 1, 1, 1, 1)
 AMR_WB_FRAMES: Final = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 1, 1, 1, 1, 1, 1)
+AAC_SAMPLES: Final = 1024  # of a raw data block; twice that where a decoder doubles the rate (HE-AAC)
 ASF_HEADER: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_BROADCAST: Final = 1  # flag of a live stream, which states no length
@@ -120,18 +121,19 @@ def adts_part(source: Source, start: int) -> Part:
     Raises:
         AudioError: The last frame is cut off, or there is none.
     """
-    position, kind = start, None
-    while (head := source.at(position, 7))[:1] == b"\xff" and len(head) > 5 and head[1] & 0xF6 == 0xF0:
+    position, kind, units = start, None, 0
+    while (head := source.at(position, 7))[:1] == b"\xff" and len(head) > 6 and head[1] & 0xF6 == 0xF0:
         length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
         found = (head[1] & 8, head[2] & 0xFD, head[3] & 0xC0)  # version, profile, rate, channels
         if length < 7 or (kind is not None and found != kind):
             break
         if position + length > source.size:
             source.fail_truncated("it ends in the middle of an AAC frame")
-        kind, position = found, position + length
+        kind, position, units = found, position + length, units + 1 + (head[6] & 3)
     if kind is None:
         source.fail_damaged("aac", "no frame begins it")
-    return source.whole("aac", start, position, "aac")
+    part = source.whole("aac", start, position, "aac")
+    return part._replace(samples=units * AAC_SAMPLES)
 
 
 def asf_part(source: Source, start: int) -> Part:

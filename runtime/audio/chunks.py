@@ -27,6 +27,8 @@ SILENT_CHUNKS: Final = frozenset(
      b"junk", b"PAD ", b"FLLR", b"inst", b"afsp", b"acid", b"APPL", b"ANNO", b"NAME", b"AUTH", b"COMT",
      b"MARK", b"info", b"free", b"axml", b"chna", b"plst", b"adtl")
 )  # fmt: skip
+# What other recordings begin with that would pass for the name of a chunk.
+OTHER_MARKS: Final = (b"OggS", b"fLaC", b".snd", b"dns.", b"NIST", b"wvpk", b"#!AM")
 CAF_OF_LIBSNDFILE: Final = (b"lpcm", b"alac", b"ulaw", b"alaw")
 AU_ENCODINGS: Final = range(1, 28)
 LONGEST_AU_HEADER: Final = 4096
@@ -210,6 +212,8 @@ def _next(source: Source, chunk: Chunk, layout: Layout) -> int:
 
 def _begins_another(source: Source, position: int) -> bool:
     head = source.at(position, 16)
+    if head.startswith(OTHER_MARKS):
+        return True
     return any(all(head[at : at + len(mark)] == mark for at, mark in layout.marks) for layout in LAYOUTS)
 
 
