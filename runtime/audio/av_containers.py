@@ -18,9 +18,10 @@ MATROSKA_PARTS: Final = frozenset(
 )  # fmt: skip
 AMR: Final = b"#!AMR\n"
 AMR_WB: Final = b"#!AMR-WB\n"
-# Bytes of a frame of 20 ms by its mode, the mode's own byte included (RFC 4867, 5.3; TS 26.101, TS 26.201).
-AMR_FRAMES: Final = (13, 14, 16, 18, 20, 21, 27, 32, 6, 7, 6, 6, 1, 1, 1, 1)
-AMR_WB_FRAMES: Final = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 1, 1, 1, 1, 1, 1)
+# Bytes of a frame of 20 ms by its mode, the mode's own byte included; 0 for none
+# (RFC 4867, section 5.3; 3GPP TS 26.101 and TS 26.201).
+AMR_FRAMES: Final = (13, 14, 16, 18, 20, 21, 27, 32, 6, 0, 0, 0, 0, 0, 0, 1)
+AMR_WB_FRAMES: Final = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 0, 0, 0, 0, 1, 1)
 AAC_SAMPLES: Final = 1024  # of a raw data block; twice that where a decoder doubles the rate (HE-AAC)
 ASF_HEADER: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -67,7 +68,7 @@ def matroska_part(source: Source, start: int) -> Part:
     Raises:
         AudioError: An element is cut off, or is none.
     """
-    position, end_of_segment = start, 0
+    position = start
     while position < source.size:
         head = source.at(position, 12)
         id_bytes = _vint_bytes(head[0])
@@ -75,10 +76,10 @@ def matroska_part(source: Source, start: int) -> Part:
         number = int.from_bytes(head[:id_bytes])
         if number == EBML and position > start:
             break
-        if (number != EBML and number not in MATROSKA_PARTS) or len(head) < id_bytes + size_bytes:
-            if position >= end_of_segment > 0:
-                break
-            source.fail_damaged("webm/matroska", f"byte {position} begins no element")
+        if number != EBML and number not in MATROSKA_PARTS:  # tags, another recording, or damage
+            break
+        if len(head) < id_bytes + size_bytes:
+            source.fail_truncated(f"it ends in the middle of a webm/matroska element, at byte {position}")
         size = int.from_bytes(head[id_bytes : id_bytes + size_bytes]) - (1 << 7 * size_bytes)
         is_open = size == (1 << 7 * size_bytes) - 1
         position += id_bytes + size_bytes
@@ -87,11 +88,10 @@ def matroska_part(source: Source, start: int) -> Part:
                 f"an element of {size} bytes begins at byte {position}, {source.size - position} are there"
             )
         if number == SEGMENT:
-            end_of_segment = 0 if is_open else position + size
-        elif is_open and number != CLUSTER:
+            continue
+        if is_open and number != CLUSTER:
             source.fail_damaged("webm/matroska", f"the element before byte {position} has no length")
-        elif not is_open:
-            position += size
+        position += 0 if is_open else size
     return source.whole("webm/matroska", start, position, "matroska")
 
 
@@ -104,15 +104,22 @@ def amr_part(source: Source, start: int) -> Part:
     is_wide = source.at(start, len(AMR_WB)) == AMR_WB
     lengths, samples_a_frame = (AMR_WB_FRAMES, 320) if is_wide else (AMR_FRAMES, 160)
     position, frames = start + len(AMR_WB if is_wide else AMR), 0
-    # The highest bit of a mode's byte and the two lowest are zero; "#" of another header is no such byte.
-    while (mode := source.at(position, 1)) and not mode[0] & 0x83:
-        length = lengths[mode[0] >> 3 & 15]
+    while (head := source.at(position, 16)) and not _begins_mp4_or_asf(head):
+        # The highest bit of a mode's byte and the two lowest are zero; "#" of another header is no such byte.
+        length = 0 if head[0] & 0x83 else lengths[head[0] >> 3]
+        if length == 0:
+            break
         if position + length > source.size:
             source.fail_truncated(f"it ends in the middle of an AMR frame, after {frames / 50:.2f} s")
         position, frames = position + length, frames + 1
     source.require_none_within(AMR[:5], start + len(AMR), position)
     part = source.whole("amr", start, position, "amr")
     return part._replace(samples=frames * samples_a_frame)
+
+
+def _begins_mp4_or_asf(head: bytes) -> bool:
+    """Whether these are other recordings, whose first byte would pass for a mode."""
+    return head[4:8] == b"ftyp" or head == ASF_HEADER
 
 
 def adts_part(source: Source, start: int) -> Part:

@@ -48,6 +48,9 @@ class AvSound:
         except self._errors as error:
             view.raise_interrupt()
             raise self._unreadable(error) from error
+        if view.interrupt is not None:
+            self.close()
+            raise view.interrupt
         streams = self._container.streams.audio
         if not streams or streams[0].codec_context is None:
             self.close()

@@ -80,7 +80,7 @@ def _require_silent_rest(source: Source, position: int, parts: list[Part]) -> No
     head, left = source.at(position, 8), source.size - position
     if not parts:
         source.fail(f"no audio file (starts with {head!r}); expected {READABLE}: {CONVERT}")
-    if left > SIZE_TOLERANCE:
+    if left > (SIZE_TOLERANCE if parts[-1].av_format is None else 0):
         hint = IGNORE_LENGTH if parts[-1].kind == "wav" else CONVERT
         source.fail(
             f"damaged: its {parts[-1].kind} recording ends at byte {position}, and {left} bytes follow "

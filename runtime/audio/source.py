@@ -143,12 +143,12 @@ class View(io.RawIOBase):
         lengths = (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
         self._starts = [0, *itertools.accumulate(lengths)]
         self._position = 0
-        self._interrupt: KeyboardInterrupt | None = None
+        self.interrupt: KeyboardInterrupt | None = None
 
     def raise_interrupt(self) -> None:
         """Raise the Ctrl-C that came within a callback, where it would be swallowed and the sound cut."""
-        if self._interrupt is not None:
-            raise self._interrupt
+        if self.interrupt is not None:
+            raise self.interrupt
 
     def readable(self) -> bool:
         """Yes."""
@@ -188,7 +188,7 @@ class View(io.RawIOBase):
                 filled += count
                 self._position += count
         except KeyboardInterrupt as interrupt:
-            self._interrupt = interrupt
+            self.interrupt = interrupt
             return 0
         return filled
 
