@@ -72,12 +72,14 @@ def matroska_part(source: Source, start: int) -> Part:
     while position < source.size:
         head = source.at(position, 12)
         id_bytes = _vint_bytes(head[0])
-        size_bytes = _vint_bytes(head[id_bytes]) if len(head) > id_bytes else 9
+        size_bytes = _vint_bytes(head[id_bytes]) if len(head) > id_bytes else 1
         number = int.from_bytes(head[:id_bytes])
         if number == EBML and position > start:
             break
         if number != EBML and number not in MATROSKA_PARTS:  # tags, another recording, or damage
             break
+        if size_bytes > 8:
+            source.fail_damaged("webm/matroska", f"byte {position} begins no element")
         if len(head) < id_bytes + size_bytes:
             source.fail_truncated(f"it ends in the middle of a webm/matroska element, at byte {position}")
         size = int.from_bytes(head[id_bytes : id_bytes + size_bytes]) - (1 << 7 * size_bytes)

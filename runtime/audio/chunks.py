@@ -144,6 +144,8 @@ def au_part(source: Source, start: int, order: str) -> Part:
     if not open_ended:
         if end < content + size < source.size:
             source.fail_joined_too_early(end, content + size)
+        if size <= present + SIZE_TOLERANCE:
+            _warn_short(source, size, present)
         return source.whole("au", start, min(content + size, source.size))
     if end - content <= 0:
         return source.whole("au", start, source.size)
@@ -229,6 +231,7 @@ def _end_of_sound(source: Source, chunk: Chunk, layout: Layout, long_sizes: Chun
         if present <= layout.before_sound or _is_all_chunks(source, chunk.content + size, layout):
             return None  # nothing was recorded
     elif size <= present + SIZE_TOLERANCE:
+        _warn_short(source, size, present)
         return None if long_sizes is None else chunk.content + min(size, present)
     elif not is_placeholder(size):
         source.fail_truncated(
@@ -239,6 +242,14 @@ def _end_of_sound(source: Source, chunk: Chunk, layout: Layout, long_sizes: Chun
     if end - chunk.content > layout.before_sound and stated not in (UNKNOWN, 2**64 - 1):
         _warn_open(source, stated, end - chunk.content)
     return end
+
+
+def _warn_short(source: Source, stated: int, present: int) -> None:
+    if stated > present:
+        logger.warning(
+            "%s: its header states %d bytes of sound, %d are there: miscounted, or the last of it is missing",
+            source.name, stated, present,
+        )  # fmt: skip
 
 
 def _warn_open(source: Source, stated: int, present: int) -> None:

@@ -5,10 +5,13 @@ the bit rate of the first frame and stops decoding there, even if that is halfwa
 two files were joined, it stops where the header of the first one says.
 """
 
+import logging
 from typing import BinaryIO, Final, NamedTuple
 
 from runtime.audio.source import Part, Source
 from runtime.audio.tags import skip_tags
+
+logger = logging.getLogger(__name__)
 
 # kbit/s by index: Layer I, II and III of MPEG-1, then Layer I and the two others of MPEG-2 and 2.5
 # (ISO 11172-3, 2.4.2.3; ISO 13818-3, 2.4.2.3).
@@ -108,6 +111,12 @@ def mp3_part(source: Source, start: int) -> Part:
         kind, number = frame.kind, number + 1
         samples += frame.samples
         position += frame.length
+    if stated is not None and number < stated:
+        source.fail_truncated(f"its header promises {stated} MP3 frames, {number} are there")
+    if stated is not None and number == stated:
+        logger.warning(
+            "%s: its header counts itself among the MP3 frames, or the last one is missing", source.name
+        )
     if kind is None:
         source.fail("cannot be decoded: no MP3, or an MP3 of free bit rate")
     return Part("mp3", start, position, ((start, position),), samples=samples)
