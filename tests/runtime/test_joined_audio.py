@@ -145,10 +145,7 @@ def test_streams_that_share_an_ogg_file_are_one_recording():
         sound = sound[end:]
     text = [ogg_page(99, 0, 2, b"\x80kate\0\0\0"), ogg_page(99, 1, 4, b"words")]
     content = b"".join([pages[0], text[0], *pages[1:3], text[1], *pages[3:]])
-    try:
-        assert heard(content) == [(16000, 16000)]
-    except AudioError as error:
-        pytest.fail(str(error))
+    assert heard(content) == [(16000, 16000)]
 
 
 def test_mp3_of_layer_two_and_its_joints():
@@ -278,7 +275,7 @@ def test_bw64_is_heard():
 def test_chunks_behind_the_sound_are_no_sound():
     for chunk in (b"LIST", b"id3 ", b"xyz "):
         content = wav() + chunk + struct.pack("<I", 10) + b"INFO123456"
-        assert heard(content) == heard(content + wav(0.0001)[:0]) == [(16000, 16000)]
+        assert heard(content) == [(16000, 16000)]
         assert heard(content + wav()) == [(32000, 16000)]
 
 
