@@ -18,6 +18,7 @@ HEAVY = (
     "jiwer",
     "jinja2",
     "psutil",
+    "av",
     "export",
     "bench",
 )

@@ -1,27 +1,27 @@
 """Decoding of audio files through libsndfile, fenced: known containers only, nothing half-read unnoticed.
 
-libsndfile is lenient: it shortens what is truncated, guesses headerless formats from a file's extension and
-trusts the frame count of a header. Here the container is recognised from its first bytes before libsndfile
-sees it, the file is opened without its name, blocks are read until none is left, and what the header
-promised is compared with what came.
+libsndfile is lenient: it shortens what is truncated, guesses headerless formats from a file's extension,
+trusts the frame count of a header and stops at the end of the first of several joined recordings. Here the
+recordings are found and measured before libsndfile sees them (`runtime.audio.parts`), each is opened without
+a name, blocks are read until none is left, and what the header promised is compared with what came. What
+libsndfile cannot read goes to FFmpeg (`runtime.audio.av_files`).
 """
 
 import io
 import os
 import re
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from runtime.audio.mp3_frames import count_samples
+from runtime.audio.av_files import AvSound
+from runtime.audio.parts import find_parts
+from runtime.audio.source import CONVERT, SIZE_TOLERANCE, Part, Source, View, interrupts_kept
 from runtime.errors import AudioError, AudioNotFoundError
 
 MIN_RATE: Final = 1_000  # Hz; telephones record at 8,000
@@ -32,61 +32,39 @@ MAX_SECONDS: Final = (
 MAX_FILE_BYTES: Final = 2**31  # of what is held in memory: bytes and file objects
 BLOCK_VALUES: Final = 1 << 19  # samples × channels decoded at a time, 2 MiB
 
-# What libsndfile can read, by first bytes. (offset, bytes) pairs must all be there.
-CONTAINERS: Final[dict[str, tuple[tuple[int, bytes], ...]]] = {
-    "wav": ((0, b"RIFF"), (8, b"WAVE")),
-    "wav, big-endian": ((0, b"RIFX"), (8, b"WAVE")),
-    "rf64": ((0, b"RF64"), (8, b"WAVE")),
-    "w64": ((0, b"riff\x2e\x91\xcf\x11"),),
-    "flac": ((0, b"fLaC"),),
-    "ogg": ((0, b"OggS"),),
-    "aiff": ((0, b"FORM"), (8, b"AIF")),
-    "au": ((0, b".snd"),),
-    "au, little-endian": ((0, b"dns."),),
-    "caf": ((0, b"caff"),),
-    "nist": ((0, b"NIST_1A"),),
-    "mp3 with tags": ((0, b"ID3"),),
-}
-# What people also record with, so that the message can name it.
-UNREADABLE: Final[dict[str, tuple[int, bytes]]] = {
-    "m4a/mp4/3gp (AAC)": (4, b"ftyp"),
-    "webm/matroska": (0, b"\x1a\x45\xdf\xa3"),
-    "wma/asf": (0, b"\x30\x26\xb2\x75"),
-    "amr": (0, b"#!AMR"),
-}
-READABLE: Final = "wav, flac, ogg (vorbis, opus), mp3, aiff, au, caf, w64, rf64, nist"
-CONVERT: Final = "convert it, for example with: ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.wav"
 # Sizes that programs write when they cannot know the size yet (ffmpeg and sox into a pipe).
 UNKNOWN_SIZE: Final = 0x7FFF_0000
-LONGEST_OGG_PAGE: Final = 27 + 255 + 255 * 255  # bytes: header, segment table, segments
+UNSUPPORTED_ENCODING: Final = "unsupported encoding"  # libsndfile's words
+AV_FORMATS: Final = ("wav", "caf", "aiff", "au", "w64")  # by the same name at FFmpeg
 UNKNOWN_FRAMES: Final = 2**62  # libsndfile states 2^63 - 1
-SIZE_TOLERANCE: Final = 64  # bytes by which harmless writers miscount their own header
 
 _DECLARED_SIZE = re.compile(r"(?:data|SSND|Data Size|Data size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)")
 _NIST_SAMPLES = re.compile(rb"sample_count -i (\d+)")
 
 
+class Block(NamedTuple):
+    """A part of a recording: mono samples, float32, shape (samples,), and their sampling rate in Hz."""
+
+    waveform: npt.NDArray[np.float32]
+    rate: int
+
+
 class AudioFile:
-    """An opened audio file; a context manager.
+    """An opened audio file, which holds one recording or several joined ones; a context manager.
 
     Attributes:
         name: What messages call it: the path, or "audio bytes".
-        rate: Sampling rate in Hz.
-        channels: Number of channels.
+        rate: Sampling rate in Hz of its first recording.
+        channels: Number of channels of its first recording.
     """
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.name = name
         self._stream = stream
-        self._head = stream.read(4096)
-        _require_known_container(self._head, name)
-        stream.seek(0)
-        self._sound = _open_sound(stream, name)
-        self.rate: int = self._sound.samplerate
+        self._parts = find_parts(Source(stream, name))
+        self._sound = self._open(0)
+        self.rate: int = self._sound.rate
         self.channels: int = self._sound.channels
-        if not MIN_RATE <= self.rate <= MAX_RATE:
-            self.close()
-            raise AudioError(f"{name}: sampling rate {self.rate} Hz; expected {MIN_RATE} to {MAX_RATE} Hz")
 
     def __enter__(self) -> Self:
         return self
@@ -101,31 +79,90 @@ class AudioFile:
         self._sound.close()
         self._stream.close()
 
-    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+    def blocks(self) -> Iterator[Block]:
         """Decode from the start to the end.
 
         Yields:
-            Mono blocks (mean of the channels), float32, shape (samples,).
+            Mono blocks (mean of the channels); joined recordings may differ in their rates.
 
         Raises:
-            AudioError: Undecodable, truncated, or longer than two hours.
+            AudioError: Undecodable, truncated, of an absurd rate, or longer than two hours.
+        """
+        seconds = 0.0
+        for number in range(len(self._parts)):
+            if number > 0:
+                self._sound.close()
+                self._sound = self._open(number)
+            for waveform, rate in self._sound.blocks():
+                seconds += waveform.size / _checked_rate(rate, self.name)
+                if seconds > MAX_SECONDS:
+                    raise AudioError(f"{self.name}: longer than {MAX_SECONDS} s; split the recording")
+                yield Block(waveform, rate)
+
+    def _open(self, number: int) -> "_LibsndfileSound | AvSound":
+        part = self._parts[number]
+        name = self.name if number == 0 else f"{self.name}, recording {number + 1} (from byte {part.start})"
+        view = View(self._stream, part.pieces)
+        sound = _open_recording(view, part, name)
+        try:
+            _checked_rate(sound.rate, name)
+        except AudioError:
+            sound.close()
+            raise
+        return sound
+
+
+def _open_recording(view: View, part: Part, name: str) -> "_LibsndfileSound | AvSound":
+    if part.av_format is not None:
+        return AvSound(view, part, name)
+    try:
+        return _LibsndfileSound(view, part, name)
+    except _UnsupportedEncodingError:
+        view.seek(0)
+        return AvSound(view, part._replace(av_format=part.kind), name)
+
+
+class _UnsupportedEncodingError(AudioError):
+    """A container that libsndfile reads, with a codec that only FFmpeg does."""
+
+
+class _LibsndfileSound:
+    """One recording, opened with libsndfile."""
+
+    def __init__(self, view: View, part: Part, name: str) -> None:
+        self.name = name
+        self._part = part
+        self._head = view.read(4096)
+        view.seek(0)
+        self._sound = _open_sound(view, part.kind, name)
+        self.rate: int = self._sound.samplerate
+        self.channels: int = self._sound.channels
+
+    def close(self) -> None:
+        """Close the decoder."""
+        self._sound.close()
+
+    def blocks(self) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
+        """Decode from the start to the end.
+
+        Yields:
+            Mono blocks and their rate.
+
+        Raises:
+            AudioError: Undecodable or truncated.
         """
         frames_a_block = max(1, BLOCK_VALUES // self.channels)
         total = 0
-        while True:
-            block = self._read(frames_a_block)
-            if block.shape[0] == 0:
-                break
+        while (block := self._read(frames_a_block)).shape[0]:
             total += block.shape[0]
-            if total > MAX_SECONDS * self.rate:
-                raise AudioError(f"{self.name}: longer than {MAX_SECONDS} s; split the recording")
             with np.errstate(invalid="ignore", over="ignore"):  # not-finite values are counted by the caller
-                yield block[:, 0] if self.channels == 1 else block.mean(axis=1, dtype=np.float32)
+                mono = block[:, 0] if self.channels == 1 else block.mean(axis=1, dtype=np.float32)
+            yield mono, self.rate
         self._require_complete(total)
 
     def _read(self, frames: int) -> npt.NDArray[np.float32]:
         try:
-            with _interrupts_kept():
+            with interrupts_kept():
                 block: npt.NDArray[np.float32] = self._sound.read(frames, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, MemoryError) as error:
             raise AudioError(
@@ -138,8 +175,6 @@ class AudioFile:
     def _require_complete(self, frames: int) -> None:
         """Compare what was decoded with what the header promised."""
         log = self._sound.extra_info
-        if self._sound.format == "OGG" and _ends_within_a_page(self._stream):
-            self._raise_truncated(frames, "it ends in the middle of an Ogg page")
         for declared, present in _DECLARED_SIZE.findall(log):
             if int(present) + SIZE_TOLERANCE < int(declared) < UNKNOWN_SIZE:
                 self._raise_truncated(frames, f"its header promises {declared} bytes, {present} are there")
@@ -155,7 +190,7 @@ class AudioFile:
         # Encoder delay and padding make up two frames or so, which may or may not be counted, and the frame
         # that holds the Xing header is none of sound.
         slack = 4 * (1152 if self.rate >= 32_000 else 576)
-        present = count_samples(self._stream)
+        present = self._part.samples or 0
         if frames + slack < present:
             raise AudioError(
                 f"{self.name}: {frames / self.rate:.2f} of {present / self.rate:.2f} s could be decoded: "
@@ -241,62 +276,27 @@ def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
         raise AudioError(f"audio file {os.fspath(path)!r} cannot be opened: {error}") from error
 
 
-def _require_known_container(head: bytes, name: str) -> None:
-    if not head:
-        raise AudioError(f"{name}: empty file; expected {READABLE}")
-    for marks in CONTAINERS.values():
-        if all(head[offset : offset + len(mark)] == mark for offset, mark in marks):
-            return
-    if head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0:  # an MPEG frame's 11 sync bits
-        return
-    for kind, (offset, mark) in UNREADABLE.items():
-        if head[offset : offset + len(mark)] == mark:
-            raise AudioError(f"{name}: {kind} cannot be read; expected {READABLE}: {CONVERT}")
-    raise AudioError(f"{name}: no audio file (starts with {head[:8]!r}); expected {READABLE}: {CONVERT}")
+def _checked_rate(rate: int, name: str) -> int:
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(f"{name}: sampling rate {rate} Hz; expected {MIN_RATE} to {MAX_RATE} Hz")
+    return rate
 
 
-def _open_sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
+def _open_sound(view: View, kind: str, name: str) -> soundfile.SoundFile:
     try:
-        nameless = _Nameless(stream)
         try:
-            with _interrupts_kept():
-                return _ForwardOnly(nameless)
+            with interrupts_kept():
+                return _ForwardOnly(view)
         finally:
-            nameless.raise_interrupt()
+            view.raise_interrupt()
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
+        if UNSUPPORTED_ENCODING in reason and kind in AV_FORMATS:
+            raise _UnsupportedEncodingError(f"{name}: {reason}") from error
         raise AudioError(
             f"{name}: cannot be decoded ({reason}); damaged, incomplete, or of an unknown codec: "
             f"copy it again, or {CONVERT}"
         ) from error
-
-
-def _ends_within_a_page(stream: BinaryIO) -> bool:
-    """Whether the last Ogg page is longer than what is left of the file (RFC 3533, section 6)."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, size - LONGEST_OGG_PAGE))
-    tail = stream.read(LONGEST_OGG_PAGE)
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or len(page) < 27 + page[26]:  # byte 26: number of segments, whose lengths follow
-        return True
-    return 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page)
-
-
-@contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    """Raise a Ctrl-C after the call: soundfile's callbacks would swallow it and cut the sound short."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt
 
 
 class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
@@ -312,39 +312,3 @@ class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has 
     def raise_interrupt(self) -> None:
         """Raise the Ctrl-C that came within a callback."""
         self.name.raise_interrupt()  # soundfile's `name` is what it was opened with
-
-
-class _Nameless(io.RawIOBase):
-    """A binary stream without its `name`, from whose extension soundfile would infer raw audio."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        super().__init__()
-        self._stream = stream
-        self._interrupt: KeyboardInterrupt | None = None
-
-    def raise_interrupt(self) -> None:
-        """Raise the Ctrl-C that came within a callback, where it would be swallowed and the sound cut."""
-        if self._interrupt is not None:
-            raise self._interrupt
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_SET and offset < 0:
-            return -1  # as C does; an exception would only be printed by the callback
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._stream.read(size)
-        except KeyboardInterrupt as interrupt:
-            self._interrupt = interrupt
-            return b""
-
-    def readinto(self, buffer: object) -> int:
-        try:
-            return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
-        except KeyboardInterrupt as interrupt:
-            self._interrupt = interrupt
-            return 0

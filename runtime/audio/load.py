@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from runtime.audio.files import MAX_RATE, MAX_SECONDS, MIN_RATE, open_audio
+from runtime.audio.files import MAX_RATE, MAX_SECONDS, MIN_RATE, Block, open_audio
 from runtime.errors import AudioError, SettingsError
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
@@ -72,11 +72,11 @@ def stream_audio(
         # What needs no resampling stays whole: it is in memory already.
         block = waveform.size if rate == target_rate else RESAMPLING_BLOCK
         starts = range(0, waveform.size, block)
-        blocks = (waveform[start : start + block] for start in starts)
-        yield from _resampled(blocks, rate, target_rate, "audio array")
+        blocks = (Block(waveform[start : start + block], rate) for start in starts)
+        yield from _resampled(blocks, target_rate, "audio array")
         return
     with open_audio(source) as audio_file:
-        yield from _resampled(audio_file.blocks(), audio_file.rate, target_rate, audio_file.name)
+        yield from _resampled(audio_file.blocks(), target_rate, audio_file.name)
 
 
 def level_dbfs(waveform: Waveform) -> float:
@@ -96,29 +96,42 @@ def level_dbfs(waveform: Waveform) -> float:
     return 10.0 * math.log10(power) if power > 0.0 else -math.inf
 
 
-def _resampled(blocks: Iterator[Waveform], rate: int, target_rate: int, name: str) -> Iterator[Waveform]:
-    """Resample mono blocks as one stream; verify the whole on the way."""
-    resampler = soxr.ResampleStream(rate, target_rate, 1, dtype="float32") if rate != target_rate else None
-    samples, not_finite, peak, given = 0, 0, 0.0, 0
+def _resampled(blocks: Iterator[Block], target_rate: int, name: str) -> Iterator[Waveform]:
+    """Resample mono blocks, those of one rate as one stream; verify the whole on the way."""
+    samples, not_finite, peak, given, rate = 0, 0, 0.0, 0, 0
+    resampler: soxr.ResampleStream | None = None
     for block in blocks:
-        samples += block.size
-        not_finite += _count_not_finite(block)
-        peak = max(peak, _peak(block))
-        part = block if resampler is None else resampler.resample_chunk(block)
+        if block.rate != rate:
+            if (part := _rest(resampler)).size:
+                given += part.size
+                yield part
+            rate = block.rate
+            resampler = (
+                soxr.ResampleStream(rate, target_rate, 1, dtype="float32") if rate != target_rate else None
+            )
+        samples += block.waveform.size
+        not_finite += _count_not_finite(block.waveform)
+        peak = max(peak, _peak(block.waveform))
+        part = block.waveform if resampler is None else resampler.resample_chunk(block.waveform)
         given += part.size
         if part.size:
             yield part
     _require_usable(samples, not_finite, peak, name)
-    if resampler is not None:
-        part = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    if (part := _rest(resampler)).size:
         given += part.size
-        if part.size:
-            yield part
+        yield part
     if given == 0:
         raise AudioError(
             f"{name}: {samples} samples at {rate} Hz are less than one sample at {target_rate} Hz; "
             "record something longer"
         )
+
+
+def _rest(resampler: soxr.ResampleStream | None) -> Waveform:
+    """What a resampler still holds back."""
+    nothing = np.zeros(0, np.float32)
+    rest: Waveform = nothing if resampler is None else resampler.resample_chunk(nothing, last=True)
+    return rest
 
 
 def _mono_from_array(array: npt.NDArray[np.generic]) -> Waveform:

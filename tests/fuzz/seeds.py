@@ -1,6 +1,9 @@
 """Sound inputs to mutate: small files of every readable format, made anew each time."""
 
 import io
+import struct
+from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,8 +43,94 @@ def audio_file(container: str, subtype: str, rate: int, channels: int, seconds: 
     return stream.getvalue()
 
 
+AV_FORMATS = [
+    ("webm", "libopus", 48000, 1), ("matroska", "aac", 16000, 1), ("mp4", "aac", 16000, 1),
+    ("ipod", "aac", 44100, 2), ("mov", "alac", 16000, 1), ("mp4, in fragments", "aac", 16000, 1),
+    ("webm, live", "libopus", 48000, 1), ("3gp", "libopencore_amrnb", 8000, 1),
+    ("amr", "libopencore_amrnb", 8000, 1), ("adts", "aac", 16000, 1), ("caf", "aac", 16000, 1),
+    ("asf", "wmav2", 44100, 1), ("wv", "wavpack", 44100, 2), ("matroska", "pcm_s16le", 16000, 1),
+    ("ogg", "flac", 16000, 1), ("mp2", "mp2", 16000, 1),
+]  # fmt: skip
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "200000"}
+
+
+class Pipe(io.RawIOBase):
+    """Takes bytes and cannot go back, as a browser's recorder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def write(self, content: bytes) -> int:
+        self.content += bytes(content)
+        return len(content)
+
+
+def av_file(container: str, codec: str, rate: int, channels: int, seconds: float = 0.5) -> bytes:
+    """Encode a tone with FFmpeg, as phones and browsers do; needs the package av."""
+    import av
+
+    if container == "caf":
+        return caf_of_aac(av_file("adts", codec, rate, channels, seconds), rate, channels)
+    kind, _, manner = container.partition(", ")
+    stream = Pipe() if manner else io.BytesIO()
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate).astype(np.float32)
+    layout = "mono" if channels == 1 else "stereo"
+    with av.open(stream, "w", format=kind, options=FRAGMENTS if manner == "in fragments" else {}) as file:
+        track = file.add_stream(codec, rate=rate)
+        track.codec_context.layout = layout
+        track.codec_context.bit_rate = 12_200 if codec == "libopencore_amrnb" else 64_000
+        track.codec_context.open()
+        frame = av.AudioFrame.from_ndarray(np.tile(tone, (channels, 1)), format="fltp", layout=layout)
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
+        own = track.codec_context
+        resampler = av.AudioResampler(own.format.name, layout, rate, frame_size=own.frame_size or None)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            file.mux(track.encode(piece))
+        file.mux(track.encode(None))
+    return bytes(stream.content) if isinstance(stream, Pipe) else stream.getvalue()
+
+
+def caf_of_aac(adts: bytes, rate: int, channels: int) -> bytes:
+    """Put AAC into Apple's CAF, which FFmpeg reads and does not write."""
+    packets = []
+    while adts:
+        length = (adts[3] & 3) << 11 | adts[4] << 3 | adts[5] >> 5
+        packets.append(adts[7:length])
+        adts = adts[length:]
+    rates = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+    settings = (2 << 11 | rates.index(rate) << 7 | channels << 3).to_bytes(2)  # AudioSpecificConfig, AAC-LC
+    decoder = b"\x04" + bytes([13 + 2 + len(settings)]) + b"\x40\x15" + bytes(11) + b"\x05\x02" + settings
+    cookie = bytes(4) + b"\x03" + bytes([3 + len(decoder)]) + bytes(3) + decoder
+    sizes = b"".join(bytes([len(packet) >> 7 | 0x80, len(packet) & 0x7F]) for packet in packets)
+    table = struct.pack(">qqii", len(packets), 1024 * len(packets), 0, 0) + sizes
+    describe = struct.pack(">d4sIIIII", rate, b"aac ", 0, 0, 1024, channels, 0)
+    chunks = {b"desc": describe, b"kuki": cookie, b"pakt": table, b"data": bytes(4) + b"".join(packets)}
+    return b"caff\0\1\0\0" + b"".join(
+        name + struct.pack(">q", len(content)) + content for name, content in chunks.items()
+    )
+
+
+def joined_seeds() -> list[bytes]:
+    """Two recordings one behind the other, tags between them, and a WAV that nobody closed."""
+    mp3, ogg = audio_file("MP3", "MPEG_LAYER_III", 16000, 1), audio_file("OGG", "VORBIS", 16000, 1)
+    wav, flac = audio_file("WAV", "PCM_16", 16000, 1), audio_file("FLAC", "PCM_16", 16000, 1)
+    at = wav.find(b"data") + 4
+    tags = b"TAG" + bytes(125) + b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
+    return [mp3 + tags + mp3, ogg + ogg, flac + tags + flac, wav[:at] + bytes(4) + wav[at + 4 :], wav + ogg]
+
+
 def audio_seeds() -> list[bytes]:
-    return [audio_file(*settings) for settings in AUDIO_FORMATS]
+    seeds = [audio_file(*settings) for settings in AUDIO_FORMATS] + joined_seeds()
+    if find_spec("av") is not None:
+        seeds += [av_file(*settings) for settings in AV_FORMATS]
+    return seeds
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (48, 36)) -> Image.Image:
