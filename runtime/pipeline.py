@@ -33,6 +33,7 @@ from runtime.sessions.opening import default_precision, open_sessions
 from runtime.speech_gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.beam_settings import BeamSearchSettings, Distinct
 from runtime.whisper.fixed_decoder import FixedWhisperModel
+from runtime.whisper.language_names import AUTO
 from runtime.whisper.model import WhisperModel
 from runtime.whisper.short_encoder import Window
 
@@ -52,8 +53,8 @@ class MultimodalASR:
         fusion: How to fuse, as it was tuned: `fusion.json`, written by `python -m bench tune`.
         num_beams: Beams of the search, and length of the n-best list.
         image_cache: Embeddings by key, or the .npz file that holds them.
-        language: Language code or name; None takes the checkpoint's own, else detects it. English-only
-            checkpoints take None or "en".
+        language: Language code ("en", "en-US") or name; None and "auto" take the checkpoint's own, else it is
+            detected. English-only checkpoints take None or "en".
         precision: "fp32", "int8" or "fp16"; None for int8 on a CPU and fp16 on a GPU where the bundle
             has it, else fp32.
         providers: "cpu", "cuda", "tensorrt", or several in order of preference; None for the best that works.
@@ -123,6 +124,8 @@ class MultimodalASR:
         self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions, window)
         self.text_encoder = TextEncoder(self.bundle, self.precision, self.sessions)
         self.image_encoder = ImageEncoder(self.bundle, self.precision, self.sessions)
+        if language is not None and language.strip().lower() == AUTO:
+            language = None
         self.language = language
         self.recognizer = Recognizer(self.whisper, self.search, language, speech_gate, pause_s)
         self.image_embeddings: ImageCache = self._open_cache(image_cache)

@@ -21,6 +21,10 @@ LEVEL_FRAME_S: Final = 0.1  # the level of a recording is that of its loudest 0.
 # A text that zlib shrinks more repeats itself without end. Its mean log-probability, which loops please,
 # says nothing then (openai/whisper, `compression_ratio_threshold`).
 MOST_COMPRESSION: Final = 2.4
+# From how many repetitions in a row, at its end, a text runs in a loop. People say "no no no" and "very very".
+WORD_REPEATS: Final = 6
+PHRASE_REPEATS: Final = 4
+LONGEST_PHRASE: Final = 6  # words
 STILL: Final = 0.625  # times the movement of a voice: a pitch that moves less than this stands still
 
 
@@ -141,9 +145,22 @@ DEFAULT_GATE: Final = SpeechGate()
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether zlib shrinks a text to less than 1 / 2.4, which short texts never reach."""
+    """Whether a text runs in a loop.
+
+    Either zlib shrinks it to less than 1 / 2.4, which short texts never reach; or it ends in one word said six
+    times, or in two to six words said four times, without a pause: "thank you thank you thank you thank you".
+    """
     content = text.encode()
-    return len(content) > MOST_COMPRESSION * len(zlib.compress(content))
+    if len(content) > MOST_COMPRESSION * len(zlib.compress(content)):
+        return True
+    words = [word.strip(".,;:!?…-") for word in text.casefold().split()]
+    return any(_ends_in_a_loop(words, size) for size in range(1, LONGEST_PHRASE + 1))
+
+
+def _ends_in_a_loop(words: list[str], size: int) -> bool:
+    times = WORD_REPEATS if size == 1 else PHRASE_REPEATS
+    tail = words[-size * times :]
+    return len(tail) == size * times and tail == tail[-size:] * times
 
 
 def loudest_dbfs(waveform: Waveform, sampling_rate: int) -> float:

@@ -111,7 +111,11 @@ def run(args: argparse.Namespace) -> int:
     clips = (
         None
         if cast.fallback
-        else hear(MultimodalASR(cast.bundle, num_beams=BEAMS), args.output / "human.jsonl", cast.normalizer)
+        else hear(
+            MultimodalASR(cast.bundle, num_beams=BEAMS, distinct=DISTINCT),
+            args.output / "human.jsonl",
+            cast.normalizer,
+        )
     )
     result = tune(nbest["dev"], TuneOptions(normalizer=cast.normalizer), test=nbest["test"])
     about = cast.to_dict()

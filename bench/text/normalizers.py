@@ -16,7 +16,8 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from runtime.errors import SettingsError
-from runtime.whisper.language_names import CODE_OF_NAME, NAME_OF_CODE
+from runtime.whisper.language_names import NAME_OF_CODE, nearest_language
+from runtime.whisper.language_names import language_code as runtime_code
 from runtime.whisper.words import DOTLESS_I_LANGUAGES, word_text
 
 NORMALIZER_NAMES: Final = ("words", "notebook", "basic", "english")
@@ -95,8 +96,7 @@ def language_code(language: object) -> str | None:
     """Return the code of a language's code, English name or Whisper token; None for all else."""
     if not isinstance(language, str):
         return None
-    spelling = language.strip().lower().removeprefix("<|").removesuffix("|>")
-    code = CODE_OF_NAME.get(spelling, spelling)
+    code = runtime_code(language)
     return code if code in NAME_OF_CODE else None
 
 
@@ -109,8 +109,8 @@ def checked_language(language: str) -> str:
     code = language_code(language)
     if code is None:
         raise SettingsError(
-            f"language is {language!r}; expected one that Whisper knows, as a code ('tr') or in English "
-            "('turkish')"
+            f"language is {language!r}{nearest_language(language)}; expected one that Whisper knows, as a "
+            "code ('tr', 'pt-BR') or in English ('turkish')"
         )
     return code
 

@@ -21,7 +21,7 @@ from runtime.errors import ImageError, ImageNotFoundError
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
-FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM")
+FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "HEIF")
 READABLE: Final = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF or PNM"
 MAX_PIXELS: Final = 89_478_485  # decoded at once; 4 bytes each make 341 MiB. Pillow warns from here on
 MAX_JPEG_PIXELS: Final = (
@@ -38,7 +38,9 @@ UPRIGHT: Final = {  # orientation → what turns the picture upright (EXIF 2.3, 
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+HEAD_BYTES: Final = 96  # holds the brands of a file of boxes
+HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -104,14 +106,34 @@ def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _decode(stream: BinaryIO, name: str) -> Image.Image:
-    head = stream.read(32)
+    head = stream.read(HEAD_BYTES)
     stream.seek(0)
     if not head:
         raise ImageError(f"{name}: empty file; expected {READABLE}")
-    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
-        raise ImageError(f"{name}: HEIC cannot be read; expected {READABLE}: export the picture as JPEG")
+    if _is_heic(head):
+        _read_heic_too(name)
     with _fenced(name), _opened(stream, head, name) as picture:
         return _to_rgb(picture, name)
+
+
+def _is_heic(head: bytes) -> bool:
+    """Tell HEIC from AVIF, which comes in the same boxes, by all brands of the file."""
+    if head[4:8] != b"ftyp":
+        return False
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
+    return not brands & AVIF_BRANDS and bool(brands & HEIF_BRANDS)
+
+
+def _read_heic_too(name: str) -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise ImageError(
+            f"{name}: HEIC cannot be read; expected {READABLE}: export the picture as JPEG, or install "
+            "what reads it: pip install 'earsight[heic]'"
+        ) from error
+    register_heif_opener()
 
 
 @contextlib.contextmanager

@@ -27,8 +27,25 @@ from runtime.results import Transcription
 
 PROGRAM = "python -m runtime"
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".ppm"}
+    {
+        *(
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".png",
+            ".apng",
+            ".gif",
+            ".bmp",
+            ".dib",
+            ".tif",
+            ".tiff",
+            ".webp",
+        ),
+        *(".avif", ".avifs", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm"),
+    }
 )
+NAMED = 10  # files that are passed over and named; of the others the number is told
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -134,20 +151,33 @@ def _embed_images(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _is_picture_name(path: Path) -> bool:
+    # macOS keeps the attributes of p.jpg in ._p.jpg on foreign disks.
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._") and not path.is_dir()
+
+
 def _pictures(places: Sequence[Path]) -> list[Path]:
-    """Return the files, and the pictures of the folders, each file name once."""
+    """Return the files, and the pictures of the folders, each file name once; name what is passed over."""
     found: dict[str, Path] = {}
+    passed_over: list[Path] = []
     for place in places:
         if not place.exists():
             raise ImageNotFoundError(f"{place}: no such file or folder; expected pictures")
-        inside = (path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        for path in sorted(inside) if place.is_dir() else [place]:
+        inside = sorted(place.iterdir()) if place.is_dir() else [place]
+        for path in inside:
+            if place.is_dir() and not _is_picture_name(path):
+                passed_over.append(path)
+                continue
             other = found.setdefault(path.name, path)
             if other != path:
                 raise ImageError(
                     f"{other} and {path} have the same file name, which is the key of the cache; "
                     "rename one of them"
                 )
+    if passed_over:
+        names = ", ".join(path.name for path in passed_over[:NAMED])
+        more = f" and {len(passed_over) - NAMED} more" if len(passed_over) > NAMED else ""
+        print(f"{PROGRAM}: passed over, no pictures by their names: {names}{more}", file=sys.stderr)
     if not found:
         raise ImageNotFoundError(
             f"no pictures in {', '.join(map(str, places))}; expected {', '.join(sorted(IMAGE_SUFFIXES))}"

@@ -3,6 +3,7 @@
 A checkpoint need not have all of them: `WhisperTokens.languages`, read from its files, tells which it has.
 """
 
+import difflib
 import re
 
 LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
@@ -35,9 +36,43 @@ CODE_OF_NAME = {name: code for code, name in _PAIRS}
 NAME_OF_CODE = dict(reversed(_PAIRS))
 
 
+# Codes that others use for languages of the table: older ones, and those of ISO 639 where Whisper has its
+# own.
+_OTHER_CODES = {
+    "iw": "he",
+    "in": "id",
+    "ji": "yi",
+    "jv": "jw",
+    "nb": "no",
+    "fil": "tl",
+    "cmn": "zh",
+    "mo": "ro",
+}
+_WITH_REGION = re.compile(r"([a-z]{2,3})[-_][a-z0-9_-]+")
+AUTO = "auto"
+
+
 def language_code(language: str) -> str:
-    """Return the code of a code, an English name or a language token; unknown spellings unchanged."""
-    spelling = language.strip().lower()
+    """Return the code of a language; unknown spellings come back in lower case.
+
+    Args:
+        language: A code ("en"), one with a region ("en-US", "pt_BR"), an English name ("English") or a token
+            ("<|en|>").
+    """
+    spelling = (
+        " ".join(language.lower().replace("_", " ").split()) if " " in language else language.strip().lower()
+    )
     if match := LANGUAGE_TOKEN.fullmatch(spelling):
         return match[1]
-    return CODE_OF_NAME.get(spelling, spelling)
+    spelling = CODE_OF_NAME.get(spelling.replace("_", " "), spelling)
+    if (match := _WITH_REGION.fullmatch(spelling)) and match[1] in {*NAME_OF_CODE, *_OTHER_CODES}:
+        spelling = match[1]
+    return _OTHER_CODES.get(spelling, spelling)
+
+
+def nearest_language(language: str) -> str:
+    """Return " (did you mean turkish?)" for a name that is nearly one, else nothing."""
+    found = difflib.get_close_matches(
+        language.strip().lower(), [*CODE_OF_NAME, *NAME_OF_CODE], n=1, cutoff=0.7
+    )
+    return f" (did you mean {found[0]}?)" if found else ""

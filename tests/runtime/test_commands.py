@@ -211,3 +211,20 @@ def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
                 main([*([command] if command else []), "--help"])
             assert stopped.value.code == 0
             assert "usage" in capsys.readouterr().out
+
+
+def test_what_is_passed_over_in_a_folder_is_named(pocket_bundle, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    content = FIRST.image.read_bytes()
+    for name in ("a.webp", "B.JFIF", "._a.webp", "notes.docx", "Thumbs.db"):
+        (pictures / name).write_bytes(content)
+    (pictures / "inner.png").mkdir()
+    cache = tmp_path / "c.npz"
+    given = ["embed-images", str(pictures), "--bundle", str(pocket_bundle.folder), "--output", str(cache)]
+    assert runtime.commands.main.main(given) == 0
+    streams = capsys.readouterr()
+    assert "2 pictures" in streams.out
+    assert (
+        "passed over, no pictures by their names: ._a.webp, Thumbs.db, inner.png, notes.docx" in streams.err
+    )

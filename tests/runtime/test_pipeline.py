@@ -201,3 +201,8 @@ def test_silence_and_noise_are_answered(pocket_asr):
 
 def test_two_pipelines_over_one_bundle_agree(pocket_bundle, pocket_asr):
     assert pipeline(pocket_bundle.folder).generate_nbest(AUDIO) == pocket_asr.generate_nbest(AUDIO)
+
+
+def test_auto_is_the_language_that_nobody_names(pocket_bundle):
+    asr = MultimodalASR(pocket_bundle, precision="fp32", providers="cpu", threads=1, language=" Auto ")
+    assert asr.language is None

@@ -367,7 +367,6 @@ def test_half_uploaded_pictures_are_refused(content):
         (b"no picture", "no picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture"),  # would start Ghostscript
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC.*JPEG"),
         (b"\xff\xd8\xff\xe0", "no picture"),
         (b"\x89PNG\r\n\x1a\n", "no picture"),
         (b"P6\n0 0\n255\n", "no picture"),
@@ -376,6 +375,33 @@ def test_half_uploaded_pictures_are_refused(content):
 def test_what_is_no_picture_is_said(content, words):
     with pytest.raises(ImageError, match=words):
         load_image(content)
+
+
+def test_pictures_of_iphones_are_read_where_their_package_is(monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    written = io.BytesIO()
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(written, format="HEIF")
+    content = written.getvalue()
+    picture = load_image(content)
+    assert picture.size == (64, 48)
+    assert np.abs(np.asarray(picture, int) - (200, 30, 30)).max() < 12
+    with pytest.raises(ImageError):
+        load_image(content[: len(content) // 2])
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"HEIC cannot be read.*JPEG.*earsight\[heic\]"):
+        load_image(content)
+
+
+@pytest.mark.parametrize("brand", [b"avif", b"mif1", b"msf1"])
+def test_avif_of_any_brand_is_no_heic(brand):
+    written = io.BytesIO()
+    Image.new("RGB", (16, 12), (10, 200, 30)).save(written, format="AVIF")
+    content = written.getvalue()
+    assert content[8:12] == b"avif"
+    assert b"mif1" in content[16:40]
+    content = content[:8] + brand + content[12:]  # the brands that are compatible still name avif
+    assert load_image(content).size == (16, 12)
 
 
 @pytest.mark.parametrize(

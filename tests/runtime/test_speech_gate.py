@@ -193,3 +193,22 @@ def test_rates_over_400_recordings_and_504_clips(pocket_bundle):
     print(f"invented {invented}; dropped {dropped} of {len(spoken)}")
     assert dropped == []
     assert sum(invented.values()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("thank you thank you thank you thank you", True),
+        ("a dog. Thank you. Thank you, thank you. THANK YOU!", True),
+        ("you you you you you you", True),
+        ("the cat sat the cat sat the cat sat the cat sat", True),
+        ("no no no", False),
+        ("very very very very very good", False),
+        ("ha ha ha ha ha", False),
+        ("a bear and a bear and a bear", False),
+        ("thank you thank you thank you thank you all", False),
+        ("", False),
+    ],
+)
+def test_loops_at_the_end_of_a_text_are_told_from_emphasis(text, loops):
+    assert repeats_itself(text) is loops

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from runtime.errors import BundleError, BundleNotFoundError, SettingsError
+from runtime.whisper.language_names import NAME_OF_CODE, language_code, nearest_language
 from runtime.whisper.tokens import WhisperTokens
 from tests.conftest import SHARED
 
@@ -355,3 +356,30 @@ def test_names_a_tokenizer_of_another_checkpoint(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"vocab_size": 261, "max_target_positions": 64}')
     with pytest.raises(BundleError, match="expected a token id from 0 to 260"):
         WhisperTokens.from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        ("en-US", "en"),
+        ("pt_BR", "pt"),
+        ("PT-br", "pt"),
+        ("zh-Hant-TW", "zh"),
+        (" Turkish ", "tr"),
+        ("haitian_creole", "ht"),
+        ("Haitian  Creole", "ht"),
+        ("<|de|>", "de"),
+        ("iw", "he"),
+        ("nb-NO", "no"),
+        ("fil", "tl"),
+        ("english", "en"),
+    ],
+)
+def test_languages_are_understood_as_people_write_them(written, code):
+    assert language_code(written) == code
+
+
+@pytest.mark.parametrize(("written", "near"), [("Turkisch", "turkish"), ("englsh", "english"), ("xx-yy", "")])
+def test_the_nearest_language_is_named(written, near):
+    assert language_code(written) not in NAME_OF_CODE
+    assert near in nearest_language(written)
