@@ -21,7 +21,8 @@ LEVEL_FRAME_S: Final = 0.1  # the level of a recording is that of its loudest 0.
 # A text that zlib shrinks more repeats itself without end. Its mean log-probability, which loops please,
 # says nothing then (openai/whisper, `compression_ratio_threshold`).
 MOST_COMPRESSION: Final = 2.4
-# From how many repetitions in a row, at its end, a text runs in a loop. People say "no no no" and "very very".
+# From how many repetitions in a row, at its end, a text runs in a loop. People say "no no no" and "very
+# very".
 WORD_REPEATS: Final = 6
 PHRASE_REPEATS: Final = 4
 LONGEST_PHRASE: Final = 6  # words
@@ -147,8 +148,8 @@ DEFAULT_GATE: Final = SpeechGate()
 def repeats_itself(text: str) -> bool:
     """Whether a text runs in a loop.
 
-    Either zlib shrinks it to less than 1 / 2.4, which short texts never reach; or it ends in one word said six
-    times, or in two to six words said four times, without a pause: "thank you thank you thank you thank you".
+    Either zlib shrinks it to less than 1 / 2.4, which short texts never reach; or it ends in one word said
+    six times, or in two to six words said four times: "thank you thank you thank you thank you".
     """
     content = text.encode()
     if len(content) > MOST_COMPRESSION * len(zlib.compress(content)):
