@@ -5,7 +5,6 @@ What a killed export leaves behind is a folder that no runtime opens, and that t
 target removes.
 """
 
-import fcntl
 import gc
 import shutil
 import sys
@@ -29,7 +28,7 @@ from runtime.bundle.graph import FIXED_DECODER, graph_path, sha256_of
 from runtime.errors import BundleError, EarsightError, OutputError, SettingsError
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
 from runtime.whisper.log_mel import LogMelExtractor
-from runtime.write_whole import replace_folder, set_aside, sync_folder, write_json
+from runtime.write_whole import lock, replace_folder, set_aside, sync_folder, write_json
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
 EXPORTER_REVISION: Final = 14
@@ -256,7 +255,7 @@ def _exclusive(output: Path) -> Iterator[None]:
     """Let one export at a time work on a target; a second one waits. The lock ends with its process."""
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with _beside(output, "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, wait=True)
         if (old := set_aside(output)).exists() and not output.exists():
             old.rename(output)  # a killed export was between its two renames
         yield

@@ -8,14 +8,21 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from runtime.errors import OutputError
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 _LONGEST_NAME: Final = 64  # of the place's name in that beside it: file systems end at 255 bytes
+_LOCKED_BYTE: Final = 1 << 40
 _AT_FDCWD: Final = -100  # relative paths are relative to the current folder (linux/fcntl.h)
 _RENAME_EXCHANGE: Final = 2  # linux/fs.h
 
@@ -114,11 +121,52 @@ def exchange(one: Path, other: Path) -> bool:
     Returns:
         Whether it was done; False where the system or the file system cannot, or one of the two is not there.
     """
+    if sys.platform == "win32":
+        return False
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc 2.28, musl; not macOS
     if renameat2 is None:
         return False
     status: int = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
     return status == 0
+
+
+def lock(file: IO[Any], *, wait: bool) -> bool:
+    """Let one process at a time have a file; it is given back when the file is closed or the process ends.
+
+    Args:
+        file: An open file.
+        wait: Whether to wait until the other process has ended.
+
+    Returns:
+        Whether it was had; without waiting, False where another process has it.
+    """
+    if sys.platform == "win32":
+        return _lock_on_windows(file, wait=wait)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_on_windows(file: IO[Any], *, wait: bool) -> bool:
+    """Lock a byte far behind the end of the file, so that its content stays readable."""
+    if sys.platform == "win32":
+        place = file.tell()
+        file.seek(_LOCKED_BYTE)
+        try:
+            # LK_LOCK gives up after ten seconds, with the error of a lock that is taken.
+            while True:
+                try:
+                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+                except OSError:
+                    if not wait:
+                        return False
+                else:
+                    return True
+        finally:
+            file.seek(place)
+    raise AssertionError("only called on Windows")
 
 
 def sync_folder(folder: Path) -> None:
@@ -135,11 +183,8 @@ def _beside(place: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _unwritable(place: Path, error: OSError) -> OutputError:

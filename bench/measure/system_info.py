@@ -2,12 +2,13 @@
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 # Instruction sets that decide which kernels the engines take.
 TELLING_FLAGS = (
@@ -151,5 +152,9 @@ def peak_memory() -> int:
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # Unix alone
+
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -5,7 +5,6 @@ further line is one utterance. Each line is written and flushed on its own, so a
 go on where it stopped: a torn last line is cut off, the rest is kept.
 """
 
-import fcntl
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Final, Self
 from bench.nbest.records import SCHEMA, NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
 from runtime.bundle.json_files import parse_json
 from runtime.errors import NBestFileError, OutputError
+from runtime.write_whole import lock
 
 LARGEST_NUMBER: Final = 1e6  # of scores, cosines and seconds; what is larger is damaged, and overflows sums
 
@@ -224,10 +224,8 @@ class NBestWriter:
             raise
 
     def _begin(self, header: NBestHeader, resume: bool) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"{self.path}: another run is writing it; wait for it, or stop it") from error
+        if not lock(self._file, wait=False):
+            raise OutputError(f"{self.path}: another run is writing it; wait for it, or stop it")
         keep = 0
         if resume:
             self.finished, keep = _finished(self.path, header)
