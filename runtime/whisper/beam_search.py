@@ -296,16 +296,22 @@ class Search:
 
     def _close(self) -> None:
         """Mark the utterances whose list can no longer change."""
+        open_rows = self._open_rows()
+        if not open_rows.all():
+            self._live = [live and bool(still) for live, still in zip(self._live, open_rows, strict=True)]
+
+    def _open_rows(self) -> NDArray[np.bool_]:
+        """Return for every row whether its best running beam can still improve its list."""
         settings = self._settings
         longest = settings.early_stopping == "never" and settings.length_penalty > 0
         length = self._limit if longest else self._length
         best = self._sums[:, 0] / np.float32(float(length) ** settings.length_penalty)
-        open_rows = best > self._worst
+        open_rows: NDArray[np.bool_] = best > self._worst
         if settings.early_stopping is True:
             open_rows &= self._worst == UNREACHABLE
         if not open_rows.all():
             self._refuse_nan(best)
-            self._live = [live and bool(still) for live, still in zip(self._live, open_rows, strict=True)]
+        return open_rows
 
     def _refuse_nan(self, log_probs: NDArray[np.float32]) -> None:
         if np.isnan(log_probs).any():

@@ -12,6 +12,7 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.token_rules import TokenRules
 from runtime.whisper.word_keys import WordKey, WordKeys
 
+LEAST_PATIENCE: Final = 3  # tokens behind the end of the search for spellings, at least
+
 
 @dataclass(slots=True)
 class _Group:
@@ -44,6 +47,8 @@ class _Group:
         parent: The beam that it extends.
         key: What they have said.
         ends: Whether they end here.
+        spellings: Log-probabilities of the best K spellings, merged ones included, best first. What a merged
+            one would go on with is taken to be as probable as with the survivor.
     """
 
     mass: float
@@ -53,6 +58,7 @@ class _Group:
     parent: int
     key: WordKey
     ends: bool
+    spellings: list[float]
 
 
 @dataclass(slots=True)
@@ -66,34 +72,49 @@ class _Said:
 
 
 class _WordPool:
-    """Finished hypotheses of one utterance, one entry for the same words."""
+    """Finished hypotheses of one utterance, one entry for the same words.
+
+    Once the search for spellings would end (`close`), the list may still lack things said. What comes later
+    fills it up from behind: it counts only where it scores no better than all that came in time. What scores
+    better so late does so by repeating itself, which means per token reward.
+    """
 
     def __init__(self, size: int, penalty: float) -> None:
         self._size = size
         self._penalty = penalty
         self._said: dict[str, _Said] = {}
         self._spellings: list[float] = []  # minus the scores of single spellings, the best K in order
+        self._highest = math.inf  # score that a further entry may have
+        self._end: int | None = None  # tokens, at which nothing more is awaited; None while in time
 
-    def add(self, words: str, said: _Said) -> None:
-        """Take a finished hypothesis in, with what it says."""
-        insort(self._spellings, -self._score(said.best, said.tokens))
+    def add(self, words: str, said: _Said, spellings: Sequence[float]) -> None:
+        """Take a finished hypothesis in, with what it says, and how probable it is in each spelling."""
+        score = self._score(said.best, said.tokens)
+        for log_prob in spellings:
+            insort(self._spellings, -self._score(log_prob, said.tokens))
         del self._spellings[self._size :]
         known = self._said.get(words)
         if known is None:
-            self._said[words] = said
+            if score <= self._highest:
+                self._said[words] = said
             return
         known.mass, known.found = _added(known.mass, said.mass), _added(known.found, said.found)
         if said.best > known.best:
             known.best, known.tokens = said.best, said.tokens
 
-    def worst(self) -> float:
-        """Return what a running beam must exceed to go on: the score of the K-th best single spelling.
+    def kth_spelling(self) -> float:
+        """Return the score of the K-th best single spelling; `UNREACHABLE` where there are fewer."""
+        return -self._spellings[-1] if len(self._spellings) == self._size else float(UNREACHABLE)
 
-        Until K different things are said, everything exceeds it. The score of the K-th entry would be the
-        stricter reading; it lets the search run longer for lists that are hardly better.
-        """
-        full = len(self._said) >= self._size and len(self._spellings) == self._size
-        return -self._spellings[-1] if full else float(UNREACHABLE)
+    def close(self, length: int) -> None:
+        """Note that no further spelling can belong to the best K, now that hypotheses have so many tokens."""
+        if self._end is None:
+            self._end = length + max(LEAST_PATIENCE, length // 2)
+            self._highest = min(self._score(said.best, said.tokens) for said in self._said.values())
+
+    def is_done(self, length: int) -> bool:
+        """Whether nothing more is awaited: K things are said, or patience is out."""
+        return self._end is not None and (len(self._said) >= self._size or length >= self._end)
 
     def best(self, count: int) -> list[FinishedHypothesis]:
         """Return the K most probable things that were said, by the score of their most probable spelling.
@@ -176,6 +197,8 @@ class WordSearch(Search):
         self._word_keys = list(keys)  # of every row
         self._said = [[WordKey()] * beams for _ in range(utterances)]  # of every beam
         self._own = np.zeros((utterances, beams))  # log-probability of every beam as it is spelled
+        # How far the spellings that every beam stands for are behind that, itself first, the best K.
+        self._behind = [[[0.0]] * beams for _ in range(utterances)]
 
     def advance(self, log_probs: NDArray[np.float32], candidates: NDArray[np.int64]) -> None:
         """Take one step; see `Search.advance`."""
@@ -198,12 +221,22 @@ class WordSearch(Search):
         if rows is not None:
             self._own = self._own[rows]
             self._said = [self._said[row] for row in rows]
+            self._behind = [self._behind[row] for row in rows]
             self._word_keys = [self._word_keys[row] for row in rows]
         return rows
 
     def results(self, count: int) -> list[list[FinishedHypothesis]]:
         """Return the best `count` hypotheses of every utterance, best first."""
         return [pool.best(count) for pool in self._word_pools]
+
+    def _close(self) -> None:
+        """Mark the utterances whose list can no longer change, or is no longer waited for."""
+        open_rows = self._open_rows()
+        for row, running in enumerate(self._sums[:, 0].tolist()):
+            pool = self._word_pools[self._utterance[row]]
+            if self._live[row] and not open_rows[row] and self._worst[row] > UNREACHABLE:
+                pool.close(self._length)
+            self._live[row] = self._live[row] and running > REAL and not pool.is_done(self._length)
 
     def _groups(
         self,
@@ -226,9 +259,13 @@ class WordSearch(Search):
                 break
             key = keys.extend(said[parent], token)
             ends = last or token == self._eos
-            group = found.setdefault((key, ends), _Group(mass, best, best, token, parent, key, ends))
+            spellings = [best - behind for behind in self._behind[row][parent]]
+            group = found.setdefault(
+                (key, ends), _Group(mass, best, best, token, parent, key, ends, spellings)
+            )
             if (group.token, group.parent) == (token, parent):
                 continue
+            group.spellings = sorted(group.spellings + spellings, reverse=True)[: self._settings.num_beams]
             group.mass, group.found = _added(group.mass, mass), _added(group.found, best)
             if best > group.best:
                 group.best, group.token, group.parent = best, token, parent
@@ -241,8 +278,8 @@ class WordSearch(Search):
             if group.ends:
                 history = self._history[row, group.parent, : self._length].tolist()
                 tokens = (*history, group.token)
-                pool.add(group.key.said, _Said(group.mass, group.found, group.best, tokens))
-        self._worst[row] = pool.worst()
+                pool.add(group.key.said, _Said(group.mass, group.found, group.best, tokens), group.spellings)
+        self._worst[row] = pool.kth_spelling()
 
     def _go_on(self, row: int, groups: list[_Group]) -> None:
         """Let the best K of the others run on; where there are fewer, the rest is unreachable."""
@@ -256,6 +293,8 @@ class WordSearch(Search):
         self._own[row] = 0.0
         self._own[row, : len(chosen)] = [group.best for group in chosen]
         self._said[row] = [group.key for group in chosen] + [WordKey()] * (beams - len(chosen))
+        behind = [[group.best - spelling for spelling in group.spellings] for group in chosen]
+        self._behind[row] = behind + [[0.0]] * (beams - len(chosen))
         self._history[row] = self._history[row, parents]
         self._history[row, :, self._length] = self.tokens[row] = tokens
         self.parents[row] = parents
