@@ -305,13 +305,18 @@ class Search:
         settings = self._settings
         longest = settings.early_stopping == "never" and settings.length_penalty > 0
         length = self._limit if longest else self._length
-        best = self._sums[:, 0] / np.float32(float(length) ** settings.length_penalty)
+        best = self._best_running() / np.float32(float(length) ** settings.length_penalty)
         open_rows: NDArray[np.bool_] = best > self._worst
         if settings.early_stopping is True:
             open_rows &= self._worst == UNREACHABLE
         if not open_rows.all():
             self._refuse_nan(best)
         return open_rows
+
+    def _best_running(self) -> NDArray[np.float32]:
+        """Return the log-probability of every row's best running beam."""
+        best: NDArray[np.float32] = self._sums[:, 0]
+        return best
 
     def _refuse_nan(self, log_probs: NDArray[np.float32]) -> None:
         if np.isnan(log_probs).any():

@@ -238,6 +238,12 @@ class WordSearch(Search):
                 pool.close(self._length)
             self._live[row] = self._live[row] and running > REAL and not pool.is_done(self._length)
 
+    def _best_running(self) -> NDArray[np.float32]:
+        """Return that of the most probable spelling: it is spellings that the search ends with."""
+        own = np.where(self._sums > REAL, self._own, float(UNREACHABLE))
+        best: NDArray[np.float32] = own.max(axis=1).astype(np.float32)
+        return best
+
     def _groups(
         self,
         row: int,

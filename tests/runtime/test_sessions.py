@@ -63,7 +63,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
 
 
 def test_the_best_that_works_is_chosen_and_the_rest_explained(caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="runtime")
     chosen = select_provider(machine=CPU_WHEEL)
     assert (chosen.name, chosen.device, chosen.gpu) == ("cpu", "cpu", None)
     assert [name for name, _ in chosen.passed_over] == ["cuda"]

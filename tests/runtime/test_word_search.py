@@ -267,3 +267,25 @@ def test_pairs_of_pieces_are_all_tried():
     for pair in itertools.product(range(EOS), repeat=2):
         spelled.setdefault(said(pair), []).append(pair)
     assert max(map(len, spelled.values())) > 3
+
+
+class Looping(TableDecoder):
+    """Says "a" in several spellings and ends; or says "b" again and again, and is the surer the longer."""
+
+    def log_probs(self, seed, sequence):
+        said_b = sum(token == PIECES.index("b") for token in sequence[len(PROMPT) :])
+        row = np.full(VOCABULARY, -20.0)
+        if len(sequence) == len(PROMPT):
+            row[[PIECES.index("a"), PIECES.index("b")]] = -0.2, -6.0
+        elif said_b:
+            row[[PIECES.index("b"), EOS]] = -0.001, -7.0
+        else:
+            row[[EOS, PIECES.index(","), PIECES.index(".")]] = -0.3, -1.5, -2.0
+        return row.astype(np.float32)
+
+
+@pytest.mark.parametrize("beams", [2, 3, 5])
+def test_a_loop_does_not_lead_the_list(beams):
+    (found,) = run(Looping([1], VOCABULARY, EOS), 1, BeamSearchSettings(beams), 60)
+    assert said(found[0].tokens) == "a"
+    assert max(len(entry.tokens) for entry in found) < 20
