@@ -121,7 +121,9 @@ def chunked_part(source: Source, start: int, layout: Layout) -> Part:
         if true_end is None:
             continue
         patches = _closed(source, start, chunk, layout, true_end, long_sizes)
-        end = true_end + -true_end % 2 * (long_sizes is not None)
+        end = true_end
+        if long_sizes is not None:
+            end = _next(source, chunk._replace(size=true_end - chunk.content), layout)
         for behind in _chunks(source, end, layout):
             end = _next(source, behind, layout)
         break

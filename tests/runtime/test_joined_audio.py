@@ -313,6 +313,15 @@ COUNTS = [frames(content) for content in SHORT]
 ANY_END = [number for number, settings_ in enumerate(AUDIO_FORMATS) if settings_[0] != "FLAC"]
 
 
+@pytest.mark.parametrize("first", ANY_END)
+def test_every_pair_of_recordings_is_heard(first):
+    """A recording may begin at an odd byte behind another one."""
+    for second in ANY_END:
+        for third in (ANY_END[0], ANY_END[-1]):
+            runs = heard(SHORT[first] + SHORT[second] + SHORT[third])
+            assert sum(samples for samples, _ in runs) == COUNTS[first] + COUNTS[second] + COUNTS[third]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     numbers=st.lists(st.sampled_from(ANY_END), min_size=1, max_size=4),
