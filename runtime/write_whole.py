@@ -6,7 +6,6 @@ A reader sees all of it, or what was there before.
 import ctypes
 import json
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator
@@ -178,7 +177,7 @@ def sync_folder(folder: Path) -> None:
 
 def _beside(place: Path) -> Path:
     return place.absolute().with_name(
-        f".{place.name[:_LONGEST_NAME]}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        f".{place.name[:_LONGEST_NAME]}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
     )
 
 

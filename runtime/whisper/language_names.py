@@ -3,7 +3,6 @@
 A checkpoint need not have all of them: `WhisperTokens.languages`, read from its files, tells which it has.
 """
 
-import difflib
 import re
 
 LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
@@ -72,6 +71,8 @@ def language_code(language: str) -> str:
 
 def nearest_language(language: str) -> str:
     """Return " (did you mean turkish?)" for a name that is nearly one, else nothing."""
+    import difflib  # wanted where something went wrong alone
+
     found = difflib.get_close_matches(
         language.strip().lower(), [*CODE_OF_NAME, *NAME_OF_CODE], n=1, cutoff=0.7
     )
