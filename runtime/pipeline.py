@@ -1,7 +1,7 @@
 """`MultimodalASR`: the public face. Audio and a picture in, the text that fits both out."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -207,12 +207,23 @@ class MultimodalASR:
             The hypotheses by fused score, best first; equal scores keep their order.
         """
         alpha = self.alpha if alpha is None else checked_alpha(alpha)
-        if not hypotheses:
-            return []
         style = to_caption_style if caption_style else normalize_transcript
+        return self._rescored(hypotheses, image_embedding, alpha, style)[0]
+
+    def _rescored(
+        self,
+        hypotheses: Sequence[Hypothesis],
+        image_embedding: ArrayLike,
+        alpha: float,
+        style: Callable[[str], str] = to_caption_style,
+    ) -> tuple[list[RescoredHypothesis], float | None]:
+        """Return the fused list, and how sure its first text is; None without calibration for this alpha."""
+        if not hypotheses:
+            return [], None
         cosines = self.clip_similarity(image_embedding, [style(hypothesis.text) for hypothesis in hypotheses])
-        scores = self.fusion.fuse(self._asr_scores(hypotheses), cosines, alpha)
-        return [
+        asr_scores = self._asr_scores(hypotheses)
+        scores = self.fusion.fuse(asr_scores, cosines, alpha)
+        rescored = [
             RescoredHypothesis(
                 text=hypotheses[i].text,
                 asr_score=float(scores.asr[i]),
@@ -222,6 +233,10 @@ class MultimodalASR:
             )
             for i in rank(scores.fused)
         ]
+        calibrated = self.fusion.confidence if alpha == self.fusion.alpha else None
+        if calibrated is None:
+            return rescored, None
+        return rescored, calibrated.probability(confidence_features(asr_scores, scores))
 
     def image_embedding(
         self, image_id: str | None = None, image_path: ImageSource | None = None
@@ -310,8 +325,7 @@ class MultimodalASR:
         candidates: list[Hypothesis] | list[RescoredHypothesis] = segment.hypotheses
         confidence = None
         if embedding is not None:
-            candidates = rescored = self.rescore(segment.hypotheses, embedding, alpha)
-            confidence = self._confidence(segment.hypotheses, rescored, alpha)
+            candidates, confidence = self._rescored(segment.hypotheses, embedding, alpha)
         return SegmentTranscription(
             start_s=segment.start_s,
             end_s=segment.end_s,
@@ -339,18 +353,6 @@ class MultimodalASR:
                 "hypotheses of generate_nbest, or tune with --asr-score mean"
             )
         return [hypothesis.score * len(hypothesis.tokens) for hypothesis in hypotheses]
-
-    def _confidence(
-        self, hypotheses: Sequence[Hypothesis], rescored: Sequence[RescoredHypothesis], alpha: float
-    ) -> float | None:
-        """Return how sure the first text is; None without calibration, or at another alpha than tuned."""
-        calibrated = self.fusion.confidence
-        if calibrated is None or alpha != self.fusion.alpha or not rescored:
-            return None
-        cosines = {hypothesis.text: hypothesis.clip_score for hypothesis in rescored}
-        scores = self._asr_scores(hypotheses)
-        fused = self.fusion.fuse(scores, [cosines[h.text] for h in hypotheses], alpha)
-        return calibrated.probability(confidence_features(scores, fused))
 
     def _open_fusion(
         self, fusion: str | PathLike[str] | FusionSettings | None, distinct: Distinct | None

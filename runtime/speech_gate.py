@@ -104,13 +104,14 @@ class SpeechGate:
             Why there is no speech, or None.
         """
         hears_none = no_speech_prob is not None and no_speech_prob > self.no_speech_prob
-        trust = -math.inf if repeats_itself(text) else log_prob
+        loops = repeats_itself(text)
+        trust = -math.inf if loops else log_prob
         if text and trust >= max(self.doubt, self.log_prob) and not hears_none:
             return None
         movement = self._movement(waveform, sampling_rate, before)
         if text and not self._drops(hears_none, trust, movement):
             return None
-        reasons = ["text repeats itself"] if repeats_itself(text) else []
+        reasons = ["text repeats itself"] if loops else []
         reasons.append(f"mean log-probability {log_prob:.2f}")
         if no_speech_prob is not None:
             reasons.append(f"probability of no speech {no_speech_prob:.2f}")

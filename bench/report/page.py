@@ -11,7 +11,6 @@ from bench.nbest.records import NBestFile
 from bench.report.examples import select_examples
 from bench.report.plots import draw_plots
 from bench.tuning import TuneResult
-from runtime.errors import OutputError
 from runtime.write_whole import write_text
 
 PERCENTILES: Final = ("p50", "p90", "p95", "p99")
@@ -45,29 +44,22 @@ def write_report(
         OutputError: The folder cannot be written.
     """
     report = result.to_dict()
-    try:
-        plots_folder = output / "plots"
-        plots_folder.mkdir(parents=True, exist_ok=True)
-        page = (
-            _environment()
-            .get_template("report.html.jinja")
-            .render(
-                report=report,
-                shown=report["test"] or report,
-                data="test data" if report["test"] else "tuning data",
-                plots=draw_plots(report, plots_folder),
-                examples=select_examples(result, nbest, images or {}),
-                latency=latency,
-                percentiles=PERCENTILES,
-                demo=demo,
-                clips=clips,
-            )
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            shown=report["test"] or report,
+            data="test data" if report["test"] else "tuning data",
+            plots=draw_plots(report, output / "plots"),
+            examples=select_examples(result, nbest, images or {}),
+            latency=latency,
+            percentiles=PERCENTILES,
+            demo=demo,
+            clips=clips,
         )
-        return write_text(output / "index.html", page)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{output}: the report cannot be written: {error.strerror or error}") from error
+    )
+    return write_text(output / "index.html", page)
 
 
 def _environment() -> Environment:

@@ -58,7 +58,10 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
 
     Args:
         report: The content of `tune.json`.
-        folder: Existing folder.
+        folder: Made if missing.
+
+    Raises:
+        OutputError: It cannot be written.
     """
     shown = report["test"] or report
     data = "test data" if report["test"] else "tuning data"
@@ -142,10 +145,10 @@ def _finish(folder: Path, name: str, title: str, caption: str, draw: Callable[[A
         draw(figure.add_subplot())
         buffer = BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        svg = buffer.getvalue().decode()
+        write_text(folder / f"{name}.svg", svg)  # which makes the folder
         with write_whole(folder / f"{name}.png") as beside:
             figure.savefig(beside, format="png", dpi=160, metadata={"Software": None})
-    svg = buffer.getvalue().decode()
-    write_text(folder / f"{name}.svg", svg)
     return Plot(name, title, caption, _inline(svg, name, title))
 
 

@@ -10,7 +10,7 @@ from bench.nbest.table import NBestTable, build_table, rescored
 from bench.text.normalizers import NOTEBOOK, Normalizer, language_code, normalizer
 from bench.text.scoring import error_rate
 from bench.tuning.assessment import Assessment, assess
-from bench.tuning.correctness import assess_correctness, fit_confidence
+from bench.tuning.correctness import assess_correctness, fit_confidence, fused_samples
 from bench.tuning.cross_validation import cross_validate
 from bench.tuning.fusion_lines import FusionLines, Steps, fusion_lines, trace_steps
 from bench.tuning.interpretation import describe_alpha
@@ -124,8 +124,9 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
     validation = cross_validate(table, lines, steps, options)
     scale = tune_scale(table, options) if options.tune_scale else None
     fusion = _fusion(nbest, options, chosen_alpha, scale, validation)
-    confidence, reason = fit_confidence(table, fusion)
-    fusion = replace(fusion, confidence=confidence)
+    samples = fused_samples(table, fusion)
+    confidence, reason = fit_confidence(samples)
+    test_table = None if test is None else build_table(test.utterances, scorer, options.asr_score)
     return TuneResult(
         grid_wer=tuple(error_rate(int(errors), table.total_words) for errors in on_grid),
         best_alpha=best_alpha,
@@ -134,7 +135,7 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
         exact=_exact_section(table, lines, steps, surface),
         chosen_alpha=chosen_alpha,
         development=assess(table, notebook, lines, steps, chosen_alpha, options),
-        test=None if test is None else _assess_test(test, scorer, chosen_alpha, options),
+        test=None if test_table is None else _assess_test(test_table, chosen_alpha, options),
         cross_validation=validation,
         scale=scale,
         interpretation=describe_alpha(chosen_alpha),
@@ -143,13 +144,13 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
         source=nbest.header.to_dict(),
         table=table,
         steps=steps,
-        fusion=fusion,
+        fusion=replace(fusion, confidence=confidence),
         correctness={
             "reason": reason,
-            "development": assess_correctness(table, fusion),
+            "development": assess_correctness(samples, confidence),
             "test": None
-            if test is None
-            else assess_correctness(build_table(test.utterances, scorer, options.asr_score), fusion),
+            if test_table is None
+            else assess_correctness(fused_samples(test_table, fusion), confidence),
         },
     )
 
@@ -204,8 +205,7 @@ def _exact_section(
     }
 
 
-def _assess_test(test: NBestFile, scorer: Normalizer, alpha: float, options: TuneOptions) -> Assessment:
-    table = build_table(test.utterances, scorer, options.asr_score)
+def _assess_test(table: NBestTable, alpha: float, options: TuneOptions) -> Assessment:
     lines = fusion_lines(table)
     notebook = rescored(table, normalizer(NOTEBOOK))
     return assess(table, notebook, lines, trace_steps(lines), alpha, options)

@@ -5,7 +5,7 @@ ridge, so that few utterances do not make it overconfident. It is assessed by it
 calibration error, and by a reliability table: of ten texts with confidence 0.8, are eight right?
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -19,20 +19,38 @@ BINS: Final = 10
 STEPS: Final = 50  # of Newton's method, which needs about ten
 
 
-def fit_confidence(table: NBestTable, fusion: FusionSettings) -> tuple[Confidence | None, str | None]:
-    """Fit the confidence.
+class Samples(NamedTuple):
+    """The fused lists of the utterances with a picture.
 
-    Args:
-        table: The tuning data.
-        fusion: As it is used.
+    Attributes:
+        features: Of each list, (n, 5); `FEATURES` names them.
+        right: 1 where the first text is right word for word, else 0, (n,).
+    """
+
+    features: FloatArray
+    right: FloatArray
+
+
+def fused_samples(table: NBestTable, fusion: FusionSettings) -> Samples:
+    """Fuse every list that has a picture, as the runtime does."""
+    features, right = [], []
+    for row in np.flatnonzero(table.has_image):
+        part = slice(int(table.first[row]), int(table.first[row + 1]))
+        fused = fusion.fuse(table.scores[part], table.cosines[part], fusion.alpha)
+        features.append(confidence_features(table.scores[part], fused))
+        right.append(float(table.errors[part][int(fused.fused.argmax())] == 0))
+    return Samples(np.array(features, dtype=np.float64), np.array(right, dtype=np.float64))
+
+
+def fit_confidence(samples: Samples) -> tuple[Confidence | None, str | None]:
+    """Fit the confidence to the tuning data.
 
     Returns:
         It and None, or None and the reason.
     """
-    rows = np.flatnonzero(table.has_image)
-    if len(rows) < FEWEST:
-        return None, f"{len(rows)} utterances have a picture; {FEWEST} are needed"
-    features, right = _samples(table, fusion)
+    features, right = samples
+    if len(right) < FEWEST:
+        return None, f"{len(right)} utterances have a picture; {FEWEST} are needed"
     kinds = int(right.sum()), int((1 - right).sum())
     if min(kinds) < FEWEST_OF_A_KIND:
         return (
@@ -56,7 +74,7 @@ def fit_confidence(table: NBestTable, fusion: FusionSettings) -> tuple[Confidenc
     return Confidence(tuple(map(float, scaled)), float(weights[-1] - scaled @ mean)), None
 
 
-def assess_correctness(table: NBestTable, fusion: FusionSettings) -> dict[str, Any] | None:
+def assess_correctness(samples: Samples, confidence: Confidence | None) -> dict[str, Any] | None:
     """Return what the confidence is worth on data; None where there is none, or no picture.
 
     Returns:
@@ -64,10 +82,10 @@ def assess_correctness(table: NBestTable, fusion: FusionSettings) -> dict[str, A
         `calibration_error` (mean distance of confidence and share that is right over ten equally filled
         bins, weighted) and `bins`, each with its mean confidence, share right and count.
     """
-    if fusion.confidence is None or not table.has_image.any():
+    features, right = samples
+    if confidence is None or not len(right):
         return None
-    features, right = _samples(table, fusion)
-    said = np.array([fusion.confidence.probability(row) for row in features.tolist()])
+    said = np.array([confidence.probability(row) for row in features.tolist()])
     order = np.argsort(said, kind="stable")
     bins = [
         {
@@ -86,14 +104,3 @@ def assess_correctness(table: NBestTable, fusion: FusionSettings) -> dict[str, A
         "calibration_error": error,
         "bins": bins,
     }
-
-
-def _samples(table: NBestTable, fusion: FusionSettings) -> tuple[FloatArray, FloatArray]:
-    """Return features (n, 5) and whether the first text is right (n,), of the utterances with a picture."""
-    features, right = [], []
-    for row in np.flatnonzero(table.has_image):
-        part = slice(int(table.first[row]), int(table.first[row + 1]))
-        fused = fusion.fuse(table.scores[part], table.cosines[part], fusion.alpha)
-        features.append(confidence_features(table.scores[part], fused))
-        right.append(float(table.errors[part][int(fused.fused.argmax())] == 0))
-    return np.array(features, dtype=np.float64), np.array(right, dtype=np.float64)

@@ -6,10 +6,9 @@ two files were joined, it stops where the header of the first one says.
 """
 
 import logging
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from runtime.audio.source import Part, Source
-from runtime.audio.tags import skip_tags
 
 logger = logging.getLogger(__name__)
 
@@ -65,24 +64,6 @@ def parse_frame(header: bytes) -> Frame | None:
         return Frame((12 * kilobits * 1000 // hertz + padding) * 4, 384, kind)
     samples = 576 if layer == LAYER_III and version != MPEG_1 else 1152
     return Frame(samples // 8 * kilobits * 1000 // hertz + padding, samples, kind)
-
-
-def count_samples(stream: BinaryIO) -> int:
-    """Samples of each channel in consecutive frames from the start of an MP3.
-
-    Args:
-        stream: A seekable binary file; tags before the first frame are skipped. Its position changes.
-
-    Returns:
-        The count up to where the chain of frames breaks, so never more than there is; 0 if it never starts.
-    """
-    source = Source(stream, "")
-    position, samples = skip_tags(source, 0), 0
-    while (frame := parse_frame(source.at(position, 4))) is not None:
-        if position + frame.length <= source.size:
-            samples += frame.samples
-        position += frame.length
-    return samples
 
 
 def mp3_part(source: Source, start: int) -> Part:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from runtime.bundle.bundle import Bundle
+from runtime.bundle.graph import GRAPH_FOLDERS
 from runtime.sessions.choice import Device, select_provider
 from runtime.sessions.cuda_driver import Gpu
 from runtime.sessions.factory import SessionFactory, SessionSettings
 from runtime.sessions.machine import Machine
-from runtime.sessions.tensorrt.engines import engine_store, plan_engine
+from runtime.sessions.tensorrt.engines import ENGINE_FOLDER, EngineSettings, plan_engine
 
 
 def open_sessions(
@@ -46,13 +47,17 @@ def open_sessions(
         )
 
     # Most bundles have no engines and most machines no TensorRT: then it is not even looked for.
-    some = wanted != "int8" and any(
-        engine_store(graph, settings.engines).root.is_dir() for graph in bundle.graphs(wanted)
-    )
+    automatic = providers is None and wanted != "int8" and _has_engine_folder(bundle, settings.engines)
     choice = select_provider(
-        providers, device_id=device_id, machine=machine, engines=built if some and providers is None else None
+        providers, device_id=device_id, machine=machine, engines=built if automatic else None
     )
     return SessionFactory(choice, settings)
+
+
+def _has_engine_folder(bundle: Bundle, engines: EngineSettings) -> bool:
+    """Whether there may be engines: a look at folders, which reads no graph."""
+    beside = (bundle.folder / place / ENGINE_FOLDER for place in set(GRAPH_FOLDERS.values()))
+    return any(folder.is_dir() for folder in ([engines.folder] if engines.folder else beside))
 
 
 def default_precision(bundle: Bundle, device: Device) -> str:

@@ -8,7 +8,7 @@ from bench.nbest.records import NBestHeader, NBestHypothesis, NBestUtterance
 from bench.nbest.table import build_table
 from bench.text.normalizers import normalizer
 from bench.tuning.alpha import tune
-from bench.tuning.correctness import FEWEST, assess_correctness, fit_confidence
+from bench.tuning.correctness import FEWEST, assess_correctness, fit_confidence, fused_samples
 from bench.tuning.options import TuneOptions
 from runtime.fusion_settings import FusionSettings
 
@@ -41,9 +41,9 @@ def table(count, seed=0, **more):
 
 def test_a_fitted_confidence_is_calibrated_on_other_data():
     fusion = FusionSettings(0.1)
-    confidence, reason = fit_confidence(table(800), fusion)
+    confidence, reason = fit_confidence(fused_samples(table(800), fusion))
     assert reason is None
-    found = assess_correctness(table(2000, seed=1), FusionSettings(0.1, confidence=confidence))
+    found = assess_correctness(fused_samples(table(2000, seed=1), fusion), confidence)
     assert found["calibration_error"] < 0.05
     assert found["brier"] < 0.8 * found["brier_constant"]
     assert sum(part["utterances"] for part in found["bins"]) == found["utterances"] == 2000
@@ -60,10 +60,11 @@ def test_a_fitted_confidence_is_calibrated_on_other_data():
     ],
 )
 def test_too_little_data_give_none_and_the_reason(data, why):
-    confidence, reason = fit_confidence(data, FusionSettings())
+    samples = fused_samples(data, FusionSettings())
+    confidence, reason = fit_confidence(samples)
     assert confidence is None
     assert why in reason
-    assert assess_correctness(data, FusionSettings()) is None
+    assert assess_correctness(samples, confidence) is None
 
 
 def test_tuning_writes_what_it_chose():

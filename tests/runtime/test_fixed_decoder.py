@@ -20,7 +20,7 @@ from runtime.commands.main import main
 from runtime.errors import BundleError, CheckpointError, SettingsError
 from runtime.sessions.cuda_driver import Gpu
 from runtime.sessions.factory import Provider, SessionFactory, SessionSettings
-from runtime.whisper import fixed_decoder as fixed_decoder
+from runtime.whisper import fixed_decoder
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.fixed_decoder import (
     SMALLEST_CAPACITY,

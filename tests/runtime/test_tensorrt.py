@@ -8,14 +8,11 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
-from runtime import MultimodalASR
 from runtime.bundle.graph import Graph, external_data, graph_path
 from runtime.errors import BundleError, OutputError, ProviderError, SettingsError
 from runtime.sessions.factory import Provider, SessionFactory, SessionSettings, select_provider
-from runtime.sessions.opening import open_sessions
 from runtime.sessions.tensorrt.engines import EngineSettings, plan_engine
 from runtime.sessions.tensorrt.profiles import (
     MINIMUM_CACHE,
@@ -28,7 +25,7 @@ from runtime.sessions.tensorrt.profiles import (
     read_inputs,
 )
 from runtime.sessions.tensorrt.store import EngineKey, EngineStore
-from tests.tools.machines import CPU, L4, ORIN, gpu_machine
+from tests.tools.machines import CPU, L4, ORIN
 from tests.tools.tiny_graphs import VOCABULARY, write_tiny_graphs
 
 GRAPHS = ("encoder_model", "decoder_model", "text_model", "vision_model")
@@ -428,76 +425,3 @@ def test_a_damaged_record_counts_as_no_engine(plan, caplog):
     with caplog.at_level(logging.WARNING):
         assert plan().limits == EngineLimits()
     assert "no record of an engine" in caplog.text
-
-
-@pytest.fixture
-def gpu_bundle(tmp_path, pocket_bundle):
-    """The pocket bundle as a GPU would have it; float32 alone, because no float16 is exported for tests."""
-    return replace(pocket_bundle, manifest={**pocket_bundle.manifest, "precisions": ["fp32"]})
-
-
-def build_engines(bundle, folder, gpu=L4):
-    settings = EngineSettings(folder=folder, limits=EngineLimits(beams=3))
-    for graph in bundle.graphs("fp32"):
-        build(plan_engine(graph, settings, gpu, TENSORRT_VERSION))
-    return SessionSettings(engines=EngineSettings(folder=folder))
-
-
-def test_the_automatic_choice_takes_tensorrt_where_engines_are_built(gpu_bundle, tmp_path):
-    settings = build_engines(gpu_bundle, tmp_path / "engines")
-    chosen = open_sessions(gpu_bundle, settings=settings, machine=gpu_machine())
-    assert chosen.provider == "tensorrt"
-    assert open_sessions(gpu_bundle, machine=gpu_machine()).provider == "cuda"
-    assert (
-        open_sessions(gpu_bundle, settings=settings, providers="cuda", machine=gpu_machine()).provider
-        == "cuda"
-    )
-
-
-def test_engines_of_another_gpu_are_passed_over_with_the_reason(gpu_bundle, tmp_path):
-    settings = build_engines(gpu_bundle, tmp_path / "engines", gpu=ORIN)
-    chosen = open_sessions(gpu_bundle, settings=settings, machine=gpu_machine())
-    assert chosen.provider == "cuda"
-    ((name, (obstacle,)),) = chosen.choice.passed_over
-    assert name == "tensorrt"
-    assert "NVIDIA L4" in str(obstacle)
-    assert "runtime engines" in str(obstacle)
-
-
-def test_the_product_opens_its_graphs_with_the_engines_that_were_built(gpu_bundle, tmp_path, monkeypatch):
-    """Up to the session itself, which needs a GPU: a graph is asked of TensorRT, with its engine."""
-    settings = build_engines(gpu_bundle, tmp_path / "engines")
-    asked = []
-
-    class Opened(Exception):
-        pass
-
-    def session(graph, options, providers, enable_fallback):
-        asked.append((graph.name, dict(providers)))
-        raise Opened
-
-    sessions = open_sessions(gpu_bundle, settings=settings, machine=gpu_machine())
-    monkeypatch.setattr(ort, "InferenceSession", session_or(session, ort.InferenceSession))
-    with pytest.raises(ProviderError, match="TensorrtExecutionProvider"):
-        MultimodalASR(gpu_bundle, sessions=sessions)
-    ((graph, providers),) = asked
-    assert graph == "encoder_model.onnx"
-    assert next(iter(providers)) == "TensorrtExecutionProvider"
-    options = providers["TensorrtExecutionProvider"]
-    assert str(tmp_path / "engines") in options["trt_engine_cache_path"]
-
-
-def session_or(refuse, real):
-    """`refuse` where TensorRT is asked for, the real session where the inputs of a graph are read."""
-
-    def make(graph, options=None, providers=(), enable_fallback=0):
-        if any(isinstance(each, tuple) and each[0].startswith("Tensorrt") for each in providers):
-            return refuse(graph, options, providers, enable_fallback)
-        return real(graph, options, providers=providers, enable_fallback=enable_fallback)
-
-    return make
-
-
-def test_sessions_exclude_what_they_decide(pocket_bundle):
-    with pytest.raises(SettingsError, match="settings of the sessions"):
-        MultimodalASR(pocket_bundle, sessions=SessionFactory(select_provider("cpu")), threads=1)

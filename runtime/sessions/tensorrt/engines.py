@@ -169,7 +169,8 @@ def plan_engine(
             f"{graph.path.name}: TensorRT cannot run onnxruntime's dynamically quantised operators; "
             "use the fp16 graphs (--precision fp16)"
         )
-    inputs, store = read_inputs(graph.path), engine_store(graph, settings)
+    inputs = read_inputs(graph.path)
+    store = EngineStore(settings.folder or graph.path.parent / ENGINE_FOLDER)
 
     def plan(limits: EngineLimits) -> EnginePlan:
         profile = build_profile(graph.name, inputs, limits_of(graph, limits))
@@ -190,11 +191,6 @@ def plan_engine(
         return plan(settings.limits)
     plans = map(plan, store.limits_built(graph))
     return next((found for found in plans if found.is_built), None) or plan(EngineLimits())
-
-
-def engine_store(graph: Graph, settings: EngineSettings) -> EngineStore:
-    """Return where the engines of a graph lie."""
-    return EngineStore(settings.folder or graph.path.parent / ENGINE_FOLDER)
 
 
 def build_ingredients(settings: EngineSettings) -> tuple[tuple[str, str], ...]:
