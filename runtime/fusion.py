@@ -161,6 +161,33 @@ def fuse(
     return FusedScores(asr=asr, clip=clip, fused=(1.0 - alpha) * asr + alpha * clip)
 
 
+def alphas_from(scores: FusedScores) -> list[float | None]:
+    """Return from which weight of the picture each hypothesis is the first of its list.
+
+    Args:
+        scores: Fused lists, n entries.
+
+    Returns:
+        n weights in [0, 1]; None where an entry is first with none. Among equals the earlier one is first.
+    """
+    return [_first_from(place, scores.asr, scores.clip) for place in range(len(scores.asr))]
+
+
+def _first_from(place: int, asr: Scores, clip: Scores) -> float | None:
+    # Against each other entry the lead is a line over alpha: that by sound at 0, that by picture at 1.
+    least, most = 0.0, 1.0
+    for other in range(len(asr)):
+        by_sound, by_picture = float(asr[place] - asr[other]), float(clip[place] - clip[other])
+        wins_ties = place < other
+        if other == place or (min(by_sound, by_picture) >= 0 and (by_sound + by_picture or wins_ties)):
+            continue
+        if max(by_sound, by_picture) < (0 if wins_ties else 1e-300):
+            return None
+        crossing = by_sound / (by_sound - by_picture)
+        least, most = (max(least, crossing), most) if by_sound < 0 else (least, min(most, crossing))
+    return least if least <= most else None
+
+
 def checked_alpha(alpha: float) -> float:
     """Return `alpha` if it lies in [0, 1].
 

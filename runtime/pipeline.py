@@ -16,7 +16,7 @@ from runtime.clip.cache import load_image_cache
 from runtime.clip.encoders import ImageEncoder, TextEncoder
 from runtime.clip.pictures import ImageSource
 from runtime.errors import ImageCacheError, ImageNotFoundError, SettingsError
-from runtime.fusion import checked_alpha, normalize_transcript, rank, to_caption_style
+from runtime.fusion import alphas_from, checked_alpha, normalize_transcript, rank, to_caption_style
 from runtime.fusion_settings import FusionSettings, confidence_features
 from runtime.recognizer import RecognisedSegment, Recognizer
 from runtime.results import (
@@ -223,6 +223,7 @@ class MultimodalASR:
         cosines = self.clip_similarity(image_embedding, [style(hypothesis.text) for hypothesis in hypotheses])
         asr_scores = self._asr_scores(hypotheses)
         scores = self.fusion.fuse(asr_scores, cosines, alpha)
+        first_from = alphas_from(scores)
         rescored = [
             RescoredHypothesis(
                 text=hypotheses[i].text,
@@ -230,6 +231,10 @@ class MultimodalASR:
                 clip_score=float(cosines[i]),
                 fused_score=float(scores.fused[i]),
                 display=hypotheses[i].display,
+                score=hypotheses[i].score,
+                tokens=hypotheses[i].tokens,
+                rank_without_picture=int(i),
+                alpha_from=first_from[i],
             )
             for i in rank(scores.fused)
         ]
@@ -296,13 +301,33 @@ class MultimodalASR:
         if image_id is not None or image_path is not None:
             embedding, missing = self.image_embedding(image_id, image_path)
         recognised, cut = self._recognise(audio, sr, truncate)
-        segments = [self._segment(segment, embedding, alpha) for segment in recognised]
+        segments = [self.fuse_segment(segment, embedding, alpha) for segment in recognised]
+        warning = "; ".join(warning for warning in (missing, cut) if warning) or None
+        return self.join_segments(segments, None if embedding is None else alpha, warning)
+
+    def join_segments(
+        self,
+        segments: Sequence[SegmentTranscription],
+        alpha: float | None,
+        warning: str | None = None,
+        count: int | None = None,
+    ) -> Transcription:
+        """Make the answer to a recording of those to its segments.
+
+        Args:
+            segments: In order, as `fuse_segment` makes them.
+            alpha: Weight that the picture had; None where none took part.
+            warning: What did not take part.
+            count: Length of the joined list; None for that of the search.
+        """
+        lists: list[Any] = [segment.hypotheses for segment in segments]
+        join = join_hypotheses if alpha is None else join_rescored
         return Transcription(
             transcription=joined_text([segment.transcription for segment in segments]),
-            hypotheses=self._joined(segments, rescored=embedding is not None),
-            mode="asr_only" if embedding is None else "multimodal",
-            alpha=None if embedding is None else alpha,
-            warning="; ".join(warning for warning in (missing, cut) if warning) or None,
+            hypotheses=join(lists, count or self.search.count),
+            mode="asr_only" if alpha is None else "multimodal",
+            alpha=alpha,
+            warning=warning,
             segments=segments,
         )
 
@@ -319,9 +344,16 @@ class MultimodalASR:
         )
         return iter([beginning]), warning
 
-    def _segment(
+    def fuse_segment(
         self, segment: RecognisedSegment, embedding: Embedding | None, alpha: float
     ) -> SegmentTranscription:
+        """Choose the text of a segment.
+
+        Args:
+            segment: As the recogniser returns it.
+            embedding: Unit-norm embedding of the picture, (d,); None takes the most probable text.
+            alpha: Weight of the picture.
+        """
         candidates: list[Hypothesis] | list[RescoredHypothesis] = segment.hypotheses
         confidence = None
         if embedding is not None:
@@ -334,14 +366,8 @@ class MultimodalASR:
             no_speech_prob=segment.no_speech_prob,
             no_speech=segment.no_speech,
             confidence=confidence,
+            language=segment.language,
         )
-
-    def _joined(
-        self, segments: Sequence[SegmentTranscription], *, rescored: bool
-    ) -> list[Hypothesis] | list[RescoredHypothesis]:
-        lists: list[Any] = [segment.hypotheses for segment in segments]
-        count = self.search.count
-        return join_rescored(lists, count) if rescored else join_hypotheses(lists, count)
 
     def _asr_scores(self, hypotheses: Sequence[Hypothesis]) -> list[float]:
         """Return the scores that the fusion was tuned on."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from runtime.audio.load import SAMPLING_RATE, AudioSource, Waveform, stream_audi
 from runtime.audio.segmentation import DEFAULT_PAUSE_S, Segment, Splitter
 from runtime.results import Hypothesis, NoSpeech, join_hypotheses
 from runtime.speech_gate import DEFAULT_GATE, SpeechGate
-from runtime.whisper.beam_search import FinishedHypothesis
+from runtime.whisper.beam_search import FinishedHypothesis, GivenUp
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.cross_attention import CrossAttention
 from runtime.whisper.language_names import language_code
@@ -23,6 +23,21 @@ TAIL_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
+class Utterance:
+    """What is recognised at a time: a segment of a recording, and what has to be known of it.
+
+    Attributes:
+        segment: No longer than the model's window.
+        language: Language code or name; None takes the checkpoint's own or, where it states none, detects it.
+        before: The segment before it, (samples,), where there is one.
+    """
+
+    segment: Segment
+    language: str | None = None
+    before: Waveform | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RecognisedSegment:
     """A stretch of a recording with its n-best list.
 
@@ -32,6 +47,7 @@ class RecognisedSegment:
         hypotheses: Distinct hypotheses, best first; none where there is no speech.
         no_speech_prob: The model's probability of no speech; None if silent, or not known to the checkpoint.
         no_speech: Why there is no speech, else None.
+        language: Code of the language that it was decoded in; None where nobody knows.
     """
 
     start_s: float
@@ -39,6 +55,15 @@ class RecognisedSegment:
     hypotheses: list[Hypothesis]
     no_speech_prob: float | None = None
     no_speech: NoSpeech | None = None
+    language: str | None = None
+
+
+class _Spoken(NamedTuple):
+    """The language of an utterance: as the prompt names it, its code, and the task; None for the default."""
+
+    asked: str | None
+    code: str | None
+    task: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +86,18 @@ class Recognizer:
     pause_s: float = DEFAULT_PAUSE_S
 
     def __post_init__(self) -> None:
-        """Refuse an unknown language and an impossible pause now, not at the first request."""
+        """Refuse what the model cannot do now, not at the first request.
+
+        Raises:
+            SettingsError: The checkpoint has no such language, the search does not fit it, or the pause is
+                too short.
+        """
         if self.language is not None:
             self.whisper.tokens.prompt(self.language)
+        tokens = self.whisper.tokens
+        # Prompts of one checkpoint are of one length, whatever the language.
+        prompt = tokens.prompt(next(iter(tokens.languages), None))
+        self.search.new_token_limit(len(prompt), tokens.max_length, tokens.vocab_size)
         self._splitter()
 
     @property
@@ -75,8 +109,10 @@ class Recognizer:
         """Recognise utterances that fit the window together; the lists are the same as one by one."""
         lists: dict[int, list[Hypothesis]] = {}
         for places, cross in self.whisper.encode_speech(waveforms):
-            first = self.whisper.first_position(cross) if self._detects_language() else None
-            lists |= zip(places, self._lists(cross, first), strict=True)
+            codes = self._codes([self.language] * len(places))
+            if self._must_detect(codes):
+                codes = self._detected(codes, self.whisper.first_position(cross))
+            lists |= zip(places, self._lists(cross, codes), strict=True)
         return [lists[place] for place in range(len(waveforms))]
 
     def long_nbest(self, waveform: Waveform) -> list[Hypothesis]:
@@ -94,9 +130,19 @@ class Recognizer:
         Raises:
             AudioError: The audio cannot be used.
         """
+        for utterance in self.utterances(stream_audio(audio, sr, self.sampling_rate), self.language):
+            yield self.recognise([utterance])[0]
+
+    def utterances(self, blocks: Iterator[Waveform], language: str | None) -> Iterator[Utterance]:
+        """Split a recording into what is recognised at a time.
+
+        Args:
+            blocks: Consecutive parts of it, mono, at `sampling_rate`.
+            language: As in `Utterance`.
+        """
         before: Waveform | None = None
-        for segment in self._splitter().split(stream_audio(audio, sr, self.sampling_rate)):
-            yield self._recognise(segment, before)
+        for segment in self._splitter().split(blocks):
+            yield Utterance(segment, language, before)
             before = segment.waveform
 
     def beginning(self, audio: AudioSource, sr: int = SAMPLING_RATE) -> tuple[RecognisedSegment, float]:
@@ -108,40 +154,104 @@ class Recognizer:
             if samples < window:
                 kept.append(block[: window - samples])
             samples += block.size
-        return self._recognise(Segment(0, np.concatenate(kept))), samples / self.sampling_rate
+        utterance = Utterance(Segment(0, np.concatenate(kept)), self.language)
+        return self.recognise([utterance])[0], samples / self.sampling_rate
 
-    def _recognise(self, segment: Segment, before: Waveform | None = None) -> RecognisedSegment:
+    def recognise(
+        self, utterances: Sequence[Utterance], given_up: GivenUp = tuple
+    ) -> list[RecognisedSegment]:
+        """Recognise several utterances together, each with its n-best list or why it has none.
+
+        Args:
+            utterances: Of one recording or of several; the results are the same as one by one.
+            given_up: Asked between the steps of the work for utterances that nobody waits for any more; what
+                is returned for them is of no use.
+        """
         rate = self.sampling_rate
-        times = segment.start / rate, (segment.end - segment.pause) / rate
-        waveform = segment.waveform[: segment.waveform.size - max(0, segment.pause - int(TAIL_S * rate))]
-        silent = self.gate.silent(waveform, self.sampling_rate) if self.gate else None
-        if silent is not None:
-            return RecognisedSegment(*times, [], None, silent)
-        ((_, cross),) = self.whisper.encode_speech([waveform])
-        first = self.whisper.first_position(cross)
-        (hypotheses,) = self._lists(cross, first)
-        probability = float(first.no_speech_prob[0])
-        no_speech_prob = None if np.isnan(probability) else probability
+        waveforms = [_with_short_tail(utterance.segment, rate) for utterance in utterances]
+        silences = [self.gate.silent(waveform, rate) if self.gate else None for waveform in waveforms]
+        sounding = [place for place, silence in enumerate(silences) if silence is None]
+        heard: dict[int, RecognisedSegment] = {}
+        if sounding:
+            heard = self._heard(sounding, utterances, waveforms, given_up)
+        return [
+            heard[place]
+            if silence is None
+            else RecognisedSegment(*_times(utterance.segment, rate), [], None, silence)
+            for place, (utterance, silence) in enumerate(zip(utterances, silences, strict=True))
+        ]
+
+    def _heard(
+        self,
+        sounding: Sequence[int],
+        utterances: Sequence[Utterance],
+        waveforms: Sequence[Waveform],
+        given_up: GivenUp,
+    ) -> dict[int, RecognisedSegment]:
+        """Recognise those that are not silent, by their places."""
+        heard: dict[int, RecognisedSegment] = {}
+        encoded = self.whisper.encode_speech(
+            [waveforms[place] for place in sounding], _renumbered(given_up, sounding)
+        )
+        for group, cross in encoded:
+            places = [sounding[number] for number in group]
+            first = self.whisper.first_position(cross)
+            codes = self._detected(self._codes([utterances[place].language for place in places]), first)
+            lists = self._lists(cross, codes, _renumbered(given_up, places))
+            for row, place in enumerate(places):
+                probability = float(first.no_speech_prob[row])
+                no_speech_prob = None if np.isnan(probability) else probability
+                heard[place] = self._judged(
+                    utterances[place], waveforms[place], lists[row], no_speech_prob, codes[row].code
+                )
+        return heard
+
+    def _judged(
+        self,
+        utterance: Utterance,
+        waveform: Waveform,
+        hypotheses: list[Hypothesis],
+        no_speech_prob: float | None,
+        language: str | None,
+    ) -> RecognisedSegment:
         reason = None
+        rate = self.sampling_rate
         if self.gate is not None and hypotheses:
             best = hypotheses[0]
-            reason = self.gate.judge(waveform, rate, best.text, best.score, no_speech_prob, before)
-        return RecognisedSegment(*times, [] if reason else hypotheses, no_speech_prob, reason)
+            reason = self.gate.judge(waveform, rate, best.text, best.score, no_speech_prob, utterance.before)
+        times = _times(utterance.segment, rate)
+        return RecognisedSegment(*times, [] if reason else hypotheses, no_speech_prob, reason, language)
 
-    def _lists(self, cross: CrossAttention, first: FirstPosition | None) -> list[list[Hypothesis]]:
-        languages = first.languages if first is not None and self._detects_language() else None
-        spoken = languages if languages is not None else [self.language] * cross.batch
+    def _codes(self, languages: Sequence[str | None]) -> list[_Spoken]:
+        """Return the languages that were asked for, or are the checkpoint's own."""
+        defaults = self.whisper.tokens.defaults
+        names = [language or defaults.language for language in languages]
+        return [
+            _Spoken(asked, None if name is None else language_code(name))
+            for asked, name in zip(languages, names, strict=True)
+        ]
+
+    def _must_detect(self, spoken: Sequence[_Spoken]) -> bool:
+        return self.whisper.tokens.is_multilingual and any(each.code is None for each in spoken)
+
+    def _detected(self, spoken: Sequence[_Spoken], first: FirstPosition) -> list[_Spoken]:
+        """Put the languages that the model hears where none is known."""
+        if first.languages is None:
+            return list(spoken)
         # A language that was detected takes the task of the checkpoint's own prompts.
-        task = self.whisper.tokens.defaults.task if languages is not None else None
-        prompts = [self.whisper.tokens.prompt(language, task) for language in spoken]
-        default = self.whisper.tokens.defaults.language
-        names = [language or default for language in spoken]
-        codes = [None if name is None else language_code(name) for name in names]
-        lists = self.whisper.nbest(cross, prompts, self.search, languages=codes)
-        return [self._readable(found, code) for found, code in zip(lists, codes, strict=True)]
+        task = self.whisper.tokens.defaults.task
+        return [
+            each if each.code is not None else _Spoken(heard, heard, task)
+            for each, heard in zip(spoken, first.languages, strict=True)
+        ]
 
-    def _detects_language(self) -> bool:
-        return self.language is None and self.whisper.tokens.detects_language
+    def _lists(
+        self, cross: CrossAttention, spoken: Sequence[_Spoken], given_up: GivenUp = tuple
+    ) -> list[list[Hypothesis]]:
+        prompts = [self.whisper.tokens.prompt(each.asked, each.task) for each in spoken]
+        codes = [each.code for each in spoken]
+        lists = self.whisper.nbest(cross, prompts, self.search, languages=codes, given_up=given_up)
+        return [self._readable(found, code) for found, code in zip(lists, codes, strict=True)]
 
     def _readable(self, finished: Sequence[FinishedHypothesis], language: str | None) -> list[Hypothesis]:
         """Decode, strip, lower-case, drop later duplicates of a text, sort by score (stable)."""
@@ -154,3 +264,18 @@ class Recognizer:
 
     def _splitter(self) -> Splitter:
         return Splitter(self.sampling_rate, self.whisper.features.window_s, pause_s=self.pause_s)
+
+
+def _times(segment: Segment, rate: int) -> tuple[float, float]:
+    """Return start and end in seconds, the pause at the end left out."""
+    return segment.start / rate, (segment.end - segment.pause) / rate
+
+
+def _with_short_tail(segment: Segment, rate: int) -> Waveform:
+    return segment.waveform[: segment.waveform.size - max(0, segment.pause - int(TAIL_S * rate))]
+
+
+def _renumbered(given_up: GivenUp, places: Sequence[int]) -> GivenUp:
+    """Return the same question about some of the utterances, counted by their places among these."""
+    numbers = {place: number for number, place in enumerate(places)}
+    return lambda: [numbers[place] for place in given_up() if place in numbers]

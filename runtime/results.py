@@ -44,6 +44,11 @@ class RescoredHypothesis:
         clip_score: Cosine similarity of picture and text, in [-1, 1].
         fused_score: (1 - alpha) * asr_score + alpha * softmax(100 * clip_score), in [0, 1].
         display: The text as written, with case and punctuation, stripped.
+        score: That of the hypothesis: mean log-probability per generated token.
+        tokens: Those of the hypothesis.
+        rank_without_picture: Its place in the list before the fusion, from 0.
+        alpha_from: Least weight of the picture with which it is the first, in [0, 1]; None where it is with
+            none, and for texts joined of several segments.
     """
 
     text: str
@@ -51,6 +56,10 @@ class RescoredHypothesis:
     clip_score: float
     fused_score: float
     display: str = ""
+    score: float = 0.0
+    tokens: tuple[int, ...] = ()
+    rank_without_picture: int = 0
+    alpha_from: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the notebook's keys."""
@@ -106,6 +115,7 @@ class SegmentTranscription:
         no_speech_prob: The model's probability of no speech; None if silent, or not known to the checkpoint.
         no_speech: Why the transcription is empty, else None.
         confidence: Probability that the transcription is right, where the fusion was calibrated on data.
+        language: Code of the language that it was decoded in; None where nobody knows.
     """
 
     start_s: float
@@ -115,6 +125,7 @@ class SegmentTranscription:
     no_speech_prob: float | None = None
     no_speech: NoSpeech | None = None
     confidence: float | None = None
+    language: str | None = None
 
     @property
     def display(self) -> str:
@@ -122,7 +133,7 @@ class SegmentTranscription:
         return self.hypotheses[0].display if self.hypotheses else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes; `no_speech` only where it applies."""
+        """Return the attributes but `language`; `no_speech` only where it applies."""
         result: dict[str, Any] = {
             "start_s": round(self.start_s, 3),
             "end_s": round(self.end_s, 3),
@@ -241,8 +252,16 @@ def join_rescored(lists: Sequence[Sequence[RescoredHypothesis]], count: int) -> 
             sum(w * getattr(part, name) for w, part in zip(weights, parts, strict=True))
             for name in ("asr_score", "clip_score", "fused_score")
         )
-        texts = joined_text([part.text for part in parts])
-        return RescoredHypothesis(texts, asr, clip, fused, joined_text([part.display for part in parts]))
+        lengths = [max(1, len(part.tokens)) for part in parts]
+        return RescoredHypothesis(
+            joined_text([part.text for part in parts]),
+            asr,
+            clip,
+            fused,
+            joined_text([part.display for part in parts]),
+            sum(n * part.score for n, part in zip(lengths, parts, strict=True)) / sum(lengths),
+            tuple(token for part in parts for token in part.tokens),
+        )
 
     return _joined(lists, [[h.fused_score for h in segment] for segment in lists], weights, join, count)
 

@@ -10,7 +10,7 @@ numpy calls per step on arrays of N·K·2K numbers.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,6 +27,9 @@ __all__ = ["BeamSearchSettings", "FinishedHypothesis", "StepDecoder", "beam_sear
 # half of it belongs to no real hypothesis.
 UNREACHABLE = np.float32(-1e9)
 REAL = float(UNREACHABLE) / 2
+
+# The utterances of a batch that nobody waits for any more; asked between two steps.
+GivenUp = Callable[[], Collection[int]]
 
 # Dropping finished rows makes the decoder copy the remaining ones: about the memory traffic of two steps
 # (one read, one write). Rows are dropped once the work spent on finished ones has reached that price,
@@ -97,6 +100,7 @@ def beam_search(
     *,
     eos_token_id: int,
     max_length: int,
+    given_up: GivenUp = tuple,
 ) -> list[list[FinishedHypothesis]]:
     """Return the n-best list of every utterance, best first.
 
@@ -107,10 +111,11 @@ def beam_search(
         rules: Which tokens are permitted.
         eos_token_id: End of text.
         max_length: Most tokens that the model takes, prompt included.
+        given_up: Asked between two steps for utterances that are not worth another one.
 
     Returns:
         One list per prompt, at most `num_hypotheses` long; shorter only where the rules leave fewer ways
-        to go on.
+        to go on, or where an utterance was given up.
 
     Raises:
         SettingsError: The prompts differ in length, or the settings do not fit the model.
@@ -123,7 +128,7 @@ def beam_search(
     prompt_array = as_matrix(prompts)
     limit = checked_limit(prompt_array, settings, rules, eos_token_id, max_length)
     search = Search(len(prompt_array), limit, settings, eos_token_id)
-    return run_search(search, decoder, prompt_array, settings, rules)
+    return run_search(search, decoder, prompt_array, settings, rules, given_up)
 
 
 def run_search(
@@ -132,13 +137,14 @@ def run_search(
     prompts: NDArray[np.int64],
     settings: BeamSearchSettings,
     rules: TokenRules,
+    given_up: GivenUp = tuple,
 ) -> list[list[FinishedHypothesis]]:
     """Take steps until no list can change; see `beam_search`."""
     wanted = 2 * settings.num_beams
     top_k = rules.top_k(wanted)
     log_probs, candidates = decoder.prefill(prompts, rules.first_mask(), top_k)
     search.advance(*rules.narrow(log_probs, candidates, wanted))
-    while search.is_open():
+    while search.goes_on(given_up()):
         if (rows := search.rows_worth_dropping()) is not None:
             decoder.keep(rows)
         mask = rules.mask(search.generated())
@@ -227,6 +233,13 @@ class Search:
     def is_open(self) -> bool:
         """Return whether any utterance can still change its list."""
         return self._length < self._limit and True in self._live
+
+    def goes_on(self, given_up: Collection[int]) -> bool:
+        """Close the utterances that were given up; return whether any other is open."""
+        if given_up:
+            live = zip(self._live, self._utterance, strict=True)
+            self._live = [is_live and utterance not in given_up for is_live, utterance in live]
+        return self.is_open()
 
     def generated(self) -> NDArray[np.int64]:
         """Return the tokens of the running beams, (rows, K, length)."""

@@ -13,9 +13,9 @@ from runtime.bundle.graph import Graph
 from runtime.errors import BundleError
 from runtime.sessions.factory import SessionFactory
 from runtime.sessions.runs import require_input_shape, run_bound
-from runtime.whisper.beam_search import FinishedHypothesis, StepDecoder, beam_search
+from runtime.whisper.beam_search import FinishedHypothesis, GivenUp, StepDecoder, beam_search
 from runtime.whisper.beam_settings import BeamSearchSettings
-from runtime.whisper.cross_attention import CrossAttention
+from runtime.whisper.cross_attention import CrossAttention, bind_cross_outputs
 from runtime.whisper.decoder import DecoderGeometry, OnnxStepDecoder
 from runtime.whisper.log_mel import LogMelExtractor, Waveform
 from runtime.whisper.short_encoder import ShortEncoder, Window
@@ -95,36 +95,48 @@ class WhisperModel:
         short_encoder = ShortEncoder.of_bundle(bundle, precision, sessions, window)
         return cls(bundle.whisper, encoder, decoder, sessions, short_encoder)
 
-    def encode(self, features: NDArray[np.float32], leading: int | None = None) -> CrossAttention:
+    def encode(
+        self,
+        features: NDArray[np.float32],
+        leading: int | None = None,
+        into: CrossAttention | None = None,
+    ) -> CrossAttention:
         """Run the encoder.
 
         Args:
             features: Log-mel, (N, mels, frames), as `self.features` makes it.
             leading: How many positions to compute, as `leading_positions` says; None for the whole window.
+            into: Where to write the result; None for tensors of its own.
 
         Returns:
             Cross-attention keys and values, left on the provider's device.
         """
         if leading is not None:
             assert self.short_encoder is not None  # it said how many
-            return self.short_encoder.encode(features, leading)
+            return self.short_encoder.encode(features, leading, into)
         binding = self.encoder.io_binding()
         binding.bind_cpu_input("input_features", np.ascontiguousarray(features, dtype=self._float))
-        for name in self._cross_names:
-            binding.bind_output(name, self.device, self.device_id)
+        bind_cross_outputs(binding, self._cross_names, (self.device, self.device_id), into)
         run_bound(self.encoder, binding, "encoder_model")
         return CrossAttention(dict(zip(self._cross_names, binding.get_outputs(), strict=True)), len(features))
 
-    def encode_speech(self, waveforms: Sequence[Waveform]) -> list[tuple[list[int], CrossAttention]]:
+    def encode_speech(
+        self, waveforms: Sequence[Waveform], given_up: GivenUp = tuple
+    ) -> list[tuple[list[int], CrossAttention]]:
         """Encode utterances that fit the window, with no more of it than they need.
 
         Args:
             waveforms: Mono, float, (samples,), at `self.features.sampling_rate`.
+            given_up: Asked before each but the first for utterances that need not be encoded: their part
+                stays zero.
 
         Returns:
-            Groups that need as much of the window as each other: their places in `waveforms`, and their
-            cross-attention. What an utterance gets does not depend on the others.
+            Groups to be decoded together: their places in `waveforms`, and their cross-attention. On a CPU it
+            is one group, encoded one by one, which takes no longer there; elsewhere a group is what needs as
+            much of the window as each other. What an utterance gets does not depend on the others.
         """
+        if self.device == "cpu":
+            return [(list(range(len(waveforms))), self._encode_one_by_one(waveforms, given_up))]
         groups: dict[int | None, list[int]] = {}
         for place, waveform in enumerate(waveforms):
             groups.setdefault(self.leading_positions(waveform.size), []).append(place)
@@ -133,6 +145,17 @@ class WhisperModel:
             features = self.features([waveforms[place] for place in places])
             encoded.append((places, self.encode(features, leading)))
         return encoded
+
+    def _encode_one_by_one(self, waveforms: Sequence[Waveform], given_up: GivenUp) -> CrossAttention:
+        first, *others = waveforms
+        together = self.encode(self.features([first]), self.leading_positions(first.size))
+        if others:
+            together = together.first_of(len(waveforms))  # its shapes are those of all
+        for place, waveform in enumerate(others, start=1):
+            if place not in given_up():
+                features = self.features([waveform])
+                self.encode(features, self.leading_positions(waveform.size), together.row(place))
+        return together
 
     def leading_positions(self, samples: int) -> int | None:
         """Return how many positions an utterance of so many samples needs; None for the whole window."""
@@ -185,6 +208,7 @@ class WhisperModel:
         *,
         timestamps: bool = False,
         languages: Sequence[str | None] | None = None,
+        given_up: GivenUp = tuple,
     ) -> list[list[FinishedHypothesis]]:
         """Beam search over encoded utterances; see `runtime.whisper.beam_search.beam_search`.
 
@@ -194,14 +218,15 @@ class WhisperModel:
             settings: How to search.
             timestamps: Whether the prompt asks for timestamps, whose rules then apply.
             languages: Code of the language of each utterance, for `distinct="words"`; None where unknown.
+            given_up: Asked between two steps for utterances that are not worth another one.
         """
         rules = TokenRules.of_checkpoint(self.tokens, timestamps=timestamps)
         limits = {"eos_token_id": self.tokens.eos_token_id, "max_length": self.tokens.max_length}
         decoder = self.step_decoder(cross)
         if settings.distinct == "tokens":
-            return beam_search(decoder, prompts, settings, rules, **limits)
+            return beam_search(decoder, prompts, settings, rules, **limits, given_up=given_up)
         keys = [self.word_keys(language) for language in languages or [None] * cross.batch]
-        return word_beam_search(decoder, prompts, settings, rules, keys, **limits)
+        return word_beam_search(decoder, prompts, settings, rules, keys, **limits, given_up=given_up)
 
 
 def _require_names(session: ort.InferenceSession, expected: Iterable[str], graph: str) -> None:

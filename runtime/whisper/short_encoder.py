@@ -11,7 +11,7 @@ from runtime.bundle.graph import SHORT_ENCODER
 from runtime.errors import BundleError, SettingsError
 from runtime.sessions.factory import SessionFactory
 from runtime.sessions.runs import run_bound
-from runtime.whisper.cross_attention import CrossAttention
+from runtime.whisper.cross_attention import CrossAttention, bind_cross_outputs
 from runtime.whisper.short_window import PaddingStatistics, ShortWindow, WindowPlan
 
 # "full" computes all of the window, "fast" the speech and little more where that is less, "auto" does so
@@ -83,12 +83,15 @@ class ShortEncoder:
         speech = -(-samples * self.window.positions // samples_a_window)
         return self.window.leading_positions(speech)
 
-    def encode(self, features: NDArray[np.float32], leading: int) -> CrossAttention:
+    def encode(
+        self, features: NDArray[np.float32], leading: int, into: CrossAttention | None = None
+    ) -> CrossAttention:
         """Run the encoder on utterances of one length.
 
         Args:
             features: Log-mel of the whole window, (N, mels, frames).
             leading: Leading positions, as `leading_positions` gives them.
+            into: Where to write the result; None for tensors of its own.
 
         Returns:
             Cross-attention keys and values, left on the provider's device.
@@ -102,8 +105,7 @@ class ShortEncoder:
         kind = np.float16 if self._half else np.float32
         binding.bind_cpu_input("input_features", np.ascontiguousarray(frames, dtype=kind))
         self._bind_plan(binding, plan)
-        for name in self._outputs:
-            binding.bind_output(name, self._device, self._device_id)
+        bind_cross_outputs(binding, self._outputs, (self._device, self._device_id), into)
         run_bound(self.session, binding, SHORT_ENCODER)
         return CrossAttention(dict(zip(self._outputs, binding.get_outputs(), strict=True)), len(features))
 

@@ -22,6 +22,7 @@ from runtime.whisper.beam_search import (
     REAL,
     UNREACHABLE,
     FinishedHypothesis,
+    GivenUp,
     Search,
     StepDecoder,
     as_matrix,
@@ -145,6 +146,7 @@ def word_beam_search(
     *,
     eos_token_id: int,
     max_length: int,
+    given_up: GivenUp = tuple,
 ) -> list[list[FinishedHypothesis]]:
     """Return n-best lists whose entries differ in words.
 
@@ -156,6 +158,7 @@ def word_beam_search(
         keys: What tells which hypotheses of an utterance say the same, one for each.
         eos_token_id: End of text.
         max_length: Most tokens that the model takes, prompt included.
+        given_up: As for `beam_search`.
 
     Raises:
         SettingsError: The prompts differ in length, there is not one set of keys for each, or the settings do
@@ -169,7 +172,7 @@ def word_beam_search(
         )
     limit = checked_limit(matrix, settings, rules, eos_token_id, max_length)
     search = WordSearch(len(matrix), limit, settings, eos_token_id, keys)
-    return run_search(search, decoder, matrix, settings, rules)
+    return run_search(search, decoder, matrix, settings, rules, given_up)
 
 
 class WordSearch(Search):

@@ -13,6 +13,7 @@ from runtime.errors import SettingsError
 from runtime.fusion import (
     CLIP_LOGIT_SCALE,
     FILLERS,
+    alphas_from,
     fuse,
     normalize_transcript,
     rank,
@@ -232,3 +233,18 @@ def test_unusable_scores(scores, cosines, words):
 def test_unusable_temperatures(settings_):
     with pytest.raises(SettingsError, match=next(iter(settings_))):
         fuse([-1.0], [0.1], 0.3, **settings_)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_alphas_from_which_an_entry_is_first(seed):
+    generator = np.random.default_rng(seed)
+    # Few levels, so that equal scores are among them.
+    scores, cosines = generator.integers(-3, 1, 5) / 2, generator.integers(0, 4, 5) / 100
+    grid = np.linspace(0, 1, 2001)
+    first = np.array([rank(fuse(scores, cosines, alpha).fused)[0] for alpha in grid])
+    for place, least in enumerate(alphas_from(fuse(scores, cosines, 0.3))):
+        winning = grid[first == place]
+        if winning.size:
+            assert least == pytest.approx(winning[0], abs=1e-3)
+        else:
+            assert least is None
