@@ -18,12 +18,28 @@ class AudioError(EarsightError, ValueError):
     """Audio was found but cannot be used: undecodable, empty, not finite, of a wrong shape."""
 
 
+class AudioFormatError(AudioError):
+    """The audio is in a format that is not read here, or is no audio at all."""
+
+
+class AudioTooLongError(AudioError):
+    """The audio is longer than is allowed."""
+
+
 class AudioNotFoundError(AudioError, FileNotFoundError):
     """The audio file does not exist."""
 
 
 class ImageError(EarsightError, ValueError):
     """A picture was found but cannot be used: no image, truncated, too large."""
+
+
+class ImageFormatError(ImageError):
+    """The picture is in a format that is not read here, or is no picture at all."""
+
+
+class ImageTooLargeError(ImageError):
+    """The picture has more pixels than are decoded."""
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):

@@ -208,9 +208,9 @@ class MultimodalASR:
         """
         alpha = self.alpha if alpha is None else checked_alpha(alpha)
         style = to_caption_style if caption_style else normalize_transcript
-        return self._rescored(hypotheses, image_embedding, alpha, style)[0]
+        return self.rescore_with_confidence(hypotheses, image_embedding, alpha, style)[0]
 
-    def _rescored(
+    def rescore_with_confidence(
         self,
         hypotheses: Sequence[Hypothesis],
         image_embedding: ArrayLike,
@@ -357,7 +357,7 @@ class MultimodalASR:
         candidates: list[Hypothesis] | list[RescoredHypothesis] = segment.hypotheses
         confidence = None
         if embedding is not None:
-            candidates, confidence = self._rescored(segment.hypotheses, embedding, alpha)
+            candidates, confidence = self.rescore_with_confidence(segment.hypotheses, embedding, alpha)
         return SegmentTranscription(
             start_s=segment.start_s,
             end_s=segment.end_s,

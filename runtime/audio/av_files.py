@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.audio.source import CONVERT, Part, View, interrupts_kept
-from runtime.errors import AudioError
+from runtime.errors import AudioError, AudioFormatError
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class AvSound:
         try:
             import av
         except ImportError as error:
-            raise AudioError(
+            raise AudioFormatError(
                 f"{name}: {part.kind} is read with the package av, which is not installed: "
                 f"{INSTALL}, or {CONVERT}"
             ) from error
@@ -54,7 +54,7 @@ class AvSound:
         streams = self._container.streams.audio
         if not streams or streams[0].codec_context is None:
             self.close()
-            raise AudioError(f"{name}: {part.kind} without sound that can be decoded; {CONVERT}")
+            raise AudioFormatError(f"{name}: {part.kind} without sound that can be decoded; {CONVERT}")
         if len(streams) > 1:
             logger.warning("%s: %d streams of sound, the first is heard", name, len(streams))
         self._stream: Any = streams[0]

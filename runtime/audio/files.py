@@ -22,7 +22,7 @@ import soundfile
 from runtime.audio.av_files import AvSound
 from runtime.audio.parts import find_parts
 from runtime.audio.source import CONVERT, SIZE_TOLERANCE, Part, Source, View, interrupts_kept
-from runtime.errors import AudioError, AudioNotFoundError
+from runtime.errors import AudioError, AudioNotFoundError, AudioTooLongError
 
 MIN_RATE: Final = 1_000  # Hz; telephones record at 8,000
 MAX_RATE: Final = 768_000  # Hz; the fastest converters on sale
@@ -40,6 +40,18 @@ UNKNOWN_FRAMES: Final = 2**62  # libsndfile states 2^63 - 1
 
 _DECLARED_SIZE = re.compile(r"(?:data|SSND|Data Size|Data size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)")
 _NIST_SAMPLES = re.compile(rb"sample_count -i (\d+)")
+
+
+class AudioLimits(NamedTuple):
+    """How much of a recording is decoded.
+
+    Attributes:
+        seconds: Most of it, in seconds.
+        values: Most samples × channels before resampling; None for as many as the seconds hold.
+    """
+
+    seconds: float = MAX_SECONDS
+    values: int | None = None
 
 
 class Block(NamedTuple):
@@ -79,24 +91,36 @@ class AudioFile:
         self._sound.close()
         self._stream.close()
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, limits: AudioLimits = AudioLimits()) -> Iterator[Block]:  # noqa: B008 - immutable
         """Decode from the start to the end.
+
+        Args:
+            limits: How much at most.
 
         Yields:
             Mono blocks (mean of the channels); joined recordings may differ in their rates.
 
         Raises:
-            AudioError: Undecodable, truncated, of an absurd rate, or longer than two hours.
+            AudioTooLongError: There is more than the limits allow.
+            AudioError: Undecodable, truncated, or of an absurd rate.
         """
-        seconds = 0.0
+        seconds, values = 0.0, 0
         for number in range(len(self._parts)):
             if number > 0:
                 self._sound.close()
                 self._sound = self._open(number)
             for waveform, rate in self._sound.blocks():
                 seconds += waveform.size / _checked_rate(rate, self.name)
-                if seconds > MAX_SECONDS:
-                    raise AudioError(f"{self.name}: longer than {MAX_SECONDS} s; split the recording")
+                values += waveform.size * self._sound.channels
+                if seconds > limits.seconds:
+                    raise AudioTooLongError(
+                        f"{self.name}: longer than {limits.seconds:g} s; split the recording"
+                    )
+                if limits.values is not None and values > limits.values:
+                    raise AudioTooLongError(
+                        f"{self.name}: more than {limits.values} samples in all channels; split the "
+                        f"recording, or {CONVERT}"
+                    )
                 yield Block(waveform, rate)
 
     def _open(self, number: int) -> "_LibsndfileSound | AvSound":

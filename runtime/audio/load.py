@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from runtime.audio.files import MAX_RATE, MAX_SECONDS, MIN_RATE, Block, open_audio
-from runtime.errors import AudioError, SettingsError
+from runtime.audio.files import MAX_RATE, MIN_RATE, AudioLimits, Block, open_audio
+from runtime.errors import AudioError, AudioTooLongError, SettingsError
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 Waveform = npt.NDArray[np.float32]
@@ -22,10 +22,16 @@ Waveform = npt.NDArray[np.float32]
 SAMPLING_RATE: Final = 16_000  # Hz, that of every Whisper checkpoint
 MAX_CHANNELS: Final = 64  # of an array; more columns than that are samples laid the wrong way round
 MAX_PEAK: Final = 64.0  # 36 dB over full scale; beyond it the values are integers that nobody scaled
+NO_LIMITS: Final = AudioLimits()  # but two hours
 RESAMPLING_BLOCK: Final = 1 << 19  # samples handed to soxr at a time, 2 MiB
 
 
-def load_audio(source: AudioSource, sr: int = SAMPLING_RATE, target_rate: int = SAMPLING_RATE) -> Waveform:
+def load_audio(
+    source: AudioSource,
+    sr: int = SAMPLING_RATE,
+    target_rate: int = SAMPLING_RATE,
+    limits: AudioLimits = NO_LIMITS,
+) -> Waveform:
     """Decode, mix down and resample a recording.
 
     Args:
@@ -34,6 +40,7 @@ def load_audio(source: AudioSource, sr: int = SAMPLING_RATE, target_rate: int = 
             8, 16 or 32 bits are scaled by their range, unsigned ones centred.
         sr: Sampling rate of an array, in Hz. Files carry their own rate; it is not used for them.
         target_rate: Sampling rate of the result, in Hz.
+        limits: How much is taken at most.
 
     Returns:
         Mono waveform, float32, shape (samples,), mean of the channels; samples = floor or ceiling of
@@ -41,16 +48,20 @@ def load_audio(source: AudioSource, sr: int = SAMPLING_RATE, target_rate: int = 
 
     Raises:
         AudioNotFoundError: The path does not exist.
-        AudioError: The recording is empty, not finite, truncated, undecodable, longer than two hours, of a
-            wrong shape or of an absurd rate.
+        AudioTooLongError: There is more than the limits allow: two hours unless told.
+        AudioError: The recording is empty, not finite, truncated, undecodable, of a wrong shape or of an
+            absurd rate.
         SettingsError: `target_rate` is out of range.
     """
-    parts = list(stream_audio(source, sr, target_rate))
+    parts = list(stream_audio(source, sr, target_rate, limits))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def stream_audio(
-    source: AudioSource, sr: int = SAMPLING_RATE, target_rate: int = SAMPLING_RATE
+    source: AudioSource,
+    sr: int = SAMPLING_RATE,
+    target_rate: int = SAMPLING_RATE,
+    limits: AudioLimits = NO_LIMITS,
 ) -> Iterator[Waveform]:
     """Decode, mix down and resample a recording block by block, so that memory does not grow with its length.
 
@@ -65,9 +76,9 @@ def stream_audio(
     if isinstance(source, np.ndarray):
         waveform = _mono_from_array(source)
         rate = _checked_rate(sr)
-        if waveform.size > MAX_SECONDS * rate:
-            raise AudioError(
-                f"audio array of {waveform.size / rate:.0f} s; at most {MAX_SECONDS} s, so split it"
+        if waveform.size > limits.seconds * rate:
+            raise AudioTooLongError(
+                f"audio array of {waveform.size / rate:.0f} s; at most {limits.seconds:g} s, so split it"
             )
         # What needs no resampling stays whole: it is in memory already.
         block = waveform.size if rate == target_rate else RESAMPLING_BLOCK
@@ -76,7 +87,7 @@ def stream_audio(
         yield from _resampled(blocks, target_rate, "audio array")
         return
     with open_audio(source) as audio_file:
-        yield from _resampled(audio_file.blocks(), target_rate, audio_file.name)
+        yield from _resampled(audio_file.blocks(limits), target_rate, audio_file.name)
 
 
 def level_dbfs(waveform: Waveform) -> float:

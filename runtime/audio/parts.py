@@ -15,6 +15,7 @@ from runtime.audio.mp3_frames import mp3_part
 from runtime.audio.ogg_pages import ogg_part
 from runtime.audio.source import CONVERT, IGNORE_LENGTH, SIZE_TOLERANCE, Part, Source
 from runtime.audio.tags import before_tags, skip_tags
+from runtime.errors import AudioFormatError
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,9 @@ def _require_silent_rest(source: Source, position: int, parts: list[Part]) -> No
     """Refuse bytes that would not be heard."""
     head, left = source.at(position, 8), source.size - position
     if not parts:
-        source.fail(f"no audio file (starts with {head!r}); expected {READABLE}: {CONVERT}")
+        raise AudioFormatError(
+            f"{source.name}: no audio file (starts with {head!r}); expected {READABLE}: {CONVERT}"
+        )
     if left > (SIZE_TOLERANCE if parts[-1].av_format is None else 0):
         hint = IGNORE_LENGTH if parts[-1].kind == "wav" else CONVERT
         source.fail(

@@ -15,18 +15,16 @@ from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, JpegImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
-from runtime.errors import ImageError, ImageNotFoundError
+from runtime.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "HEIF")
 READABLE: Final = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF or PNM"
 MAX_PIXELS: Final = 89_478_485  # decoded at once; 4 bytes each make 341 MiB. Pillow warns from here on
-MAX_JPEG_PIXELS: Final = (
-    3 * MAX_PIXELS
-)  # of JPEGs, which libjpeg can decode at a half, a quarter or an eighth
+MOST_REDUCED: Final = 3  # times as many pixels may a JPEG have, which libjpeg decodes at a half or less
 MAX_FILE_BYTES: Final = 2**30
 ORIENTATION_TAG: Final = 0x0112  # of EXIF
 UPRIGHT: Final = {  # orientation → what turns the picture upright (EXIF 2.3, section 4.6.4)
@@ -43,15 +41,16 @@ HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"h
 AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a picture to RGB.
 
     Args:
         source: A path, the bytes of a file, an open binary file, a Pillow image, or an array of shape
             (height, width) or (height, width, 1, 3 or 4) with uint8, uint16, bool or floats in [0, 1].
+        max_pixels: Most pixels that are decoded of a file.
 
     Returns:
-        A Pillow image of mode "RGB", upright. JPEGs of more than `MAX_PIXELS` come at a reduced size.
+        A Pillow image of mode "RGB", upright. JPEGs of more than `max_pixels` come at a reduced size.
 
     Raises:
         ImageNotFoundError: The path does not exist.
@@ -64,7 +63,7 @@ def load_image(source: ImageSource) -> Image.Image:
         return _from_array(source)
     stream, name = _open_stream(source)
     with stream:
-        return _decode(stream, name)
+        return _decode(stream, name, max_pixels)
 
 
 def _open_stream(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[BinaryIO, str]:
@@ -105,14 +104,14 @@ def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
         raise ImageError(f"picture {os.fspath(path)!r} cannot be opened: {error}") from error
 
 
-def _decode(stream: BinaryIO, name: str) -> Image.Image:
+def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     head = stream.read(HEAD_BYTES)
     stream.seek(0)
     if not head:
         raise ImageError(f"{name}: empty file; expected {READABLE}")
     if _is_heic(head):
         _read_heic_too(name)
-    with _fenced(name), _opened(stream, head, name) as picture:
+    with _fenced(name), _opened(stream, head, name, max_pixels) as picture:
         return _to_rgb(picture, name)
 
 
@@ -129,7 +128,7 @@ def _read_heic_too(name: str) -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
-        raise ImageError(
+        raise ImageFormatError(
             f"{name}: HEIC cannot be read; expected {READABLE}: export the picture as JPEG, or install "
             "what reads it: pip install 'earsight[heic]'"
         ) from error
@@ -144,7 +143,9 @@ def _fenced(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name}: too large to decode ({error}); scale it down") from error
+        raise ImageTooLargeError(f"{name}: too large to decode ({error}); scale it down") from error
+    except UnidentifiedImageError as error:
+        raise ImageFormatError(f"{name}: no picture ({error}); expected {READABLE}") from error
     except (
         Exception
     ) as error:  # decoders of damaged files raise whatever they meet, from struct.error to KeyError
@@ -154,17 +155,17 @@ def _fenced(name: str) -> Iterator[None]:
         ) from error
 
 
-def _opened(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
+def _opened(stream: BinaryIO, head: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
     """Open without decoding, and refuse what would not fit into memory."""
-    _require_size(_webp_canvas(head), MAX_PIXELS, name)
+    _require_size(_webp_canvas(head), max_pixels, name)
     if head[:3] == b"\xff\xd8\xff":
         # Not through Image.open, whose size limit leaves libjpeg no chance to reduce.
         picture: ImageFile.ImageFile = JpegImagePlugin.JpegImageFile(stream)
         # Progressive files hold all coefficients in memory whatever the reduction.
         progressive = "progressive" in picture.info
-        _require_size(picture.size, MAX_PIXELS if progressive else MAX_JPEG_PIXELS, name)
+        _require_size(picture.size, max_pixels if progressive else MOST_REDUCED * max_pixels, name)
         factor = 1
-        while picture.width * picture.height > MAX_PIXELS * factor * factor:
+        while picture.width * picture.height > max_pixels * factor * factor:
             factor *= 2
         if factor > 1:
             # Rounded down, since Pillow rounds the quotient of the sizes down.
@@ -173,7 +174,7 @@ def _opened(stream: BinaryIO, head: bytes, name: str) -> ImageFile.ImageFile:
         Image.init()
         # Pillow before 11.3 has no AVIF, and raises KeyError for a format that it does not know.
         picture = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
-    _require_size(picture.size, MAX_PIXELS, name)
+    _require_size(picture.size, max_pixels, name)
     return picture
 
 
@@ -189,7 +190,7 @@ def _require_size(size: tuple[int, int], limit: int, name: str) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name}: {width} x {height} pixels; expected at least one")
     if width * height > limit:
-        raise ImageError(
+        raise ImageTooLargeError(
             f"{name}: {width} x {height} are {width * height / 1e6:.0f} million pixels; "
             f"at most {limit / 1e6:.0f} million are decoded: scale it down"
         )

@@ -18,7 +18,7 @@ from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.cross_attention import CrossAttention, bind_cross_outputs
 from runtime.whisper.decoder import DecoderGeometry, OnnxStepDecoder
 from runtime.whisper.log_mel import LogMelExtractor, Waveform
-from runtime.whisper.short_encoder import ShortEncoder, Window
+from runtime.whisper.short_encoder import FRAMES_A_POSITION, ShortEncoder, Window
 from runtime.whisper.token_rules import TokenRules, allow_only
 from runtime.whisper.tokens import WhisperTokens
 from runtime.whisper.word_keys import WordKeys
@@ -156,6 +156,14 @@ class WhisperModel:
                 features = self.features([waveform])
                 self.encode(features, self.leading_positions(waveform.size), together.row(place))
         return together
+
+    @property
+    def cross_bytes(self) -> int:
+        """Bytes of one utterance's cross-attention."""
+        geometry = self.geometry
+        positions = self.features.n_frames // FRAMES_A_POSITION
+        numbers = 2 * geometry.layers * geometry.heads * geometry.head_dim * positions
+        return numbers * np.dtype(self._float).itemsize
 
     def leading_positions(self, samples: int) -> int | None:
         """Return how many positions an utterance of so many samples needs; None for the whole window."""

@@ -14,11 +14,12 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.audio.load import MAX_PEAK, level_dbfs, load_audio
+from runtime.audio.files import AudioLimits
+from runtime.audio.load import MAX_PEAK, level_dbfs, load_audio, stream_audio
 from runtime.audio.mp3_frames import mp3_part, parse_frame
 from runtime.audio.source import Source
 from runtime.audio.tags import skip_tags
-from runtime.errors import AudioError, AudioNotFoundError, SettingsError
+from runtime.errors import AudioError, AudioNotFoundError, AudioTooLongError, SettingsError
 from tests.conftest import SHARED
 from tests.fuzz.seeds import AUDIO_FORMATS, audio_file
 
@@ -360,14 +361,20 @@ def test_less_than_one_sample_after_resampling():
         load_audio(np.zeros(1), 192000)
 
 
-def test_too_long_is_refused_while_it_is_decoded(monkeypatch):
-    monkeypatch.setattr("runtime.audio.files.MAX_SECONDS", 60)
-    monkeypatch.setattr("runtime.audio.load.MAX_SECONDS", 60)
+def test_too_long_is_refused_while_it_is_decoded():
+    minute = AudioLimits(seconds=60)
     content = audio_file("FLAC", "PCM_16", 8000, 1, 61.0)
-    with pytest.raises(AudioError, match="longer than 60 s"):
-        load_audio(content)
-    with pytest.raises(AudioError, match="at most 60 s"):
-        load_audio(np.zeros(8000 * 60 + 1, np.int8), 8000)
+    with pytest.raises(AudioTooLongError, match="longer than 60 s"):
+        list(stream_audio(content, limits=minute))
+    with pytest.raises(AudioTooLongError, match="at most 60 s"):
+        list(stream_audio(np.zeros(8000 * 60 + 1, np.int8), 8000, limits=minute))
+
+
+def test_channels_count_while_it_is_decoded():
+    content = audio_file("FLAC", "PCM_16", 8000, 4, 2.0)
+    assert sum(block.size for block in stream_audio(content, limits=AudioLimits(values=64_000))) == 32_000
+    with pytest.raises(AudioTooLongError, match="more than 63999 samples in all channels"):
+        list(stream_audio(content, limits=AudioLimits(values=63_999)))
 
 
 class Broken(io.RawIOBase):

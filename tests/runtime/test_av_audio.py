@@ -12,8 +12,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.audio.load import load_audio
-from runtime.errors import AudioError
+from runtime.audio.files import AudioLimits
+from runtime.audio.load import load_audio, stream_audio
+from runtime.errors import AudioError, AudioTooLongError
 from tests.fuzz.seeds import AUDIO_FORMATS, AV_FORMATS, audio_file, av_file
 from tests.runtime.test_joined_audio import ID3V1, ID3V2, heard, wav
 
@@ -184,12 +185,12 @@ def test_a_chunk_of_a_live_recording_that_got_lost_is_told(caplog):
     assert "1.00 s are missing between its packets" in caplog.text
 
 
-def test_too_long_is_refused_while_it_is_decoded(monkeypatch):
-    monkeypatch.setattr("runtime.audio.files.MAX_SECONDS", 5)
-    with pytest.raises(AudioError, match="longer than 5 s"):
-        load_audio(av_file("mp4", "aac", 16000, 1, 6.0))
-    with pytest.raises(AudioError, match="longer than 5 s"):
-        load_audio(av_file("webm", "libopus", 48000, 1, 2.0) * 3)
+def test_too_long_is_refused_while_it_is_decoded():
+    limits = AudioLimits(seconds=5)
+    with pytest.raises(AudioTooLongError, match="longer than 5 s"):
+        list(stream_audio(av_file("mp4", "aac", 16000, 1, 6.0), limits=limits))
+    with pytest.raises(AudioTooLongError, match="longer than 5 s"):
+        list(stream_audio(av_file("webm", "libopus", 48000, 1, 2.0) * 3, limits=limits))
 
 
 def test_memory_is_bounded_for_a_long_recording(tmp_path):

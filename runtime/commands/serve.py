@@ -1,0 +1,140 @@
+"""`serve`: the recogniser behind HTTP."""
+
+import argparse
+import ipaddress
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from runtime.commands.console import EXIT_DONE
+from runtime.commands.options import add_pipeline_arguments, make_pipeline
+from runtime.errors import SettingsError
+from runtime.server.limits import Limits
+
+INSTALL: Final = "pip install 'earsight[serve]'"
+# The limits that have an option of their own, with what it says.
+LIMIT_OPTIONS: Final = {
+    "body_bytes": "largest body of a request, bytes",
+    "audio_s": "longest recording, seconds",
+    "queue_s": "most seconds of audio that wait",
+    "requests": "most requests at a time",
+    "upload_s": "longest time that a body may take to arrive, seconds",
+    "deadline_s": "longest time to an answer, seconds",
+    "drain_s": "longest time that requests are answered after SIGTERM, seconds",
+    "batch": "most utterances decoded together",
+    "pictures": "most pictures whose embeddings are kept",
+    "stall_s": "silence of the engine after which the server is not ready, seconds",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `python -m runtime serve`."""
+    add_pipeline_arguments(parser)
+    parser.set_defaults(window="auto")
+    parser.add_argument("--alpha", type=float, help="weight of the picture (default: that of --fusion)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="port to listen at; 0 for any (default %(default)s)"
+    )
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="tokens that may ask, one a line")
+    parser.add_argument(
+        "--requests-per-minute", type=int, metavar="N", help="most requests of a token a minute"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen at an address that others reach, without tokens"
+    )
+    parser.add_argument(
+        "--metrics-port", type=int, metavar="N", help="port of GET /metrics (default: no metrics)"
+    )
+    limits = parser.add_argument_group("limits")
+    for name, text in LIMIT_OPTIONS.items():
+        default = getattr(Limits(), name)
+        limits.add_argument(
+            f"--limit-{name.replace('_', '-')}",
+            dest=f"limit_{name}",
+            type=type(default),
+            metavar="N",
+            default=default,
+            help=f"{text} (default {default:g})",
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        SettingsError: The extra `serve` is not installed, or an option is out of its range.
+        BundleError: The bundle cannot be used.
+        ProviderError: The provider cannot be used.
+    """
+    try:
+        import uvicorn
+
+        from runtime.server.access import Access
+        from runtime.server.app import create_app
+        from runtime.server.service import Service
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"serve needs the package {error.name}, which is not installed: {INSTALL}"
+        ) from error
+    if args.requests_per_minute is not None and (args.tokens is None or args.requests_per_minute < 1):
+        raise SettingsError("--requests-per-minute is a number of at least 1, of each token of --tokens")
+    access = Access.from_file(args.tokens, args.requests_per_minute) if args.tokens else Access()
+    _require_safe(args.host, has_tokens=bool(access.names), insecure=args.insecure)
+    limits = Limits(**{name: getattr(args, f"limit_{name}") for name in LIMIT_OPTIONS})
+    service = Service(make_pipeline(args, alpha=args.alpha), limits, access)
+    _log_to_stderr()
+    if args.metrics_port is not None:
+        service.metrics.serve(args.host, args.metrics_port)
+
+    class Server(uvicorn.Server):
+        """Says that it is not ready as soon as it is told to stop."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            service.admission.draining = True
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
+        create_app(service),
+        host=args.host,
+        port=args.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(limits.drain_s),
+        limit_concurrency=None,
+    )
+    server = Server(config)
+    try:
+        server.run()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return EXIT_DONE
+
+
+def _require_safe(host: str, *, has_tokens: bool, insecure: bool) -> None:
+    if has_tokens or insecure or host == "localhost":
+        return
+    try:
+        is_local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = False
+    if not is_local:
+        raise SettingsError(
+            f"--host {host} is reached by others, and there are no tokens: give --tokens FILE, or --insecure "
+            "where something in front of the server asks for them"
+        )
+
+
+def _log_to_stderr() -> None:
+    """Write the log of requests as lines of JSON, and all else as text."""
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("runtime.server.access_log")
+    log.handlers, log.propagate = [lines], False
+    log.setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+    logging.getLogger().setLevel(logging.INFO)

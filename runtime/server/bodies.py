@@ -1,0 +1,110 @@
+"""Bodies of requests, read within limits of size and time."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from runtime.server.faults import Fault
+from runtime.server.fields import Field, read_fields
+from runtime.server.limits import Limits
+
+# So many times the limit are read and thrown away before the answer: a client that is still sending would not
+# see it.
+DISCARDED: Final = 4
+
+
+def bounded(receive: Receive, headers: Any, limits: Limits) -> Receive:
+    """Return what receives a request and refuses bodies that are too large.
+
+    Args:
+        receive: The server's.
+        headers: Of the request.
+        limits: Of the server.
+    """
+    declared = headers.get("content-length", "")
+    most = limits.body_bytes
+    received = 0
+
+    async def receive_within() -> Message:
+        nonlocal received
+        message = await receive()
+        if message["type"] != "http.request":
+            return message
+        received += len(message.get("body", b""))
+        is_too_large = received > most or (declared.isdigit() and int(declared) > most)
+        while is_too_large and message.get("more_body") and received <= DISCARDED * most:
+            message = await receive()
+            received += len(message.get("body", b""))
+        if is_too_large:
+            raise Fault(413, f"a body of more than {most} bytes", code="too_large")
+        return message
+
+    return receive_within
+
+
+@asynccontextmanager
+async def form_fields(
+    request: Request, table: Sequence[Field], limits: Limits
+) -> AsyncIterator[dict[str, Any]]:
+    """Read a form; its files are open within the block.
+
+    Args:
+        request: The request.
+        table: The fields that it may have.
+        limits: Of the server.
+
+    Raises:
+        Fault: It is no form, too large or too slow, or a field of it cannot be used.
+    """
+    kind = request.headers.get("content-type", "")
+    if not kind.startswith("multipart/form-data"):
+        raise Fault(400, f"a body of type {kind[:80]!r}; expected multipart/form-data")
+    async with _in_time(limits):
+        form = await request.form(
+            max_files=limits.fields, max_fields=limits.fields, max_part_size=limits.body_bytes
+        )
+    try:
+        yield read_fields(form.multi_items(), table)
+    finally:
+        await form.close()
+
+
+async def json_object(request: Request, limits: Limits) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        Fault: It is none, too large or too slow, or names a key twice.
+    """
+    async with _in_time(limits):
+        content = await request.body()
+    try:
+        value = json.loads(content, object_pairs_hook=_each_once, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Fault(400, f"the body is no JSON ({error}); expected an object") from error
+    if not isinstance(value, dict):
+        raise Fault(400, f"the body is a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a key comes twice")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+@asynccontextmanager
+async def _in_time(limits: Limits) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(limits.upload_s):
+            yield
+    except TimeoutError as error:
+        raise Fault(408, f"the body took longer than {limits.upload_s:g} s to arrive", code="slow") from error

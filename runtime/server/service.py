@@ -1,0 +1,184 @@
+"""What all endpoints share: the pipeline behind its engine, and what is kept between requests."""
+
+import asyncio
+import base64
+import binascii
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from starlette.datastructures import UploadFile
+
+from runtime.audio.files import AudioLimits
+from runtime.audio.load import Waveform, load_audio
+from runtime.bundle.bundle import MANIFEST
+from runtime.clip.pictures import load_image
+from runtime.errors import EarsightError
+from runtime.pipeline import MultimodalASR
+from runtime.server.access import Access
+from runtime.server.admission import Admission
+from runtime.server.engine import Engine
+from runtime.server.faults import Fault, fault_of
+from runtime.server.jobs import TOO_LATE
+from runtime.server.limits import Limits
+from runtime.server.metrics import Metrics
+from runtime.server.pictures import Embedding, PictureStore, picture_id
+
+T = TypeVar("T")
+DECODERS: Final = 2  # files decoded at a time, beside the engine
+OPENAI_MODEL: Final = "whisper-1"  # what OpenAI's clients ask for unless told
+
+
+@dataclass(frozen=True, slots=True)
+class PictureChoice:
+    """The picture of a request.
+
+    Attributes:
+        embedding: Unit norm, (d,); None where there is none.
+        warning: Why there is none although one was named.
+        named: Whether one was sent or named.
+    """
+
+    embedding: Embedding | None = None
+    warning: str | None = None
+    named: bool = False
+
+
+class Service:
+    """One process of the server.
+
+    Args:
+        asr: The pipeline; its settings are the defaults of requests.
+        limits: What it takes on.
+        access: Who may ask.
+    """
+
+    def __init__(self, asr: MultimodalASR, limits: Limits, access: Access) -> None:
+        self.asr = asr
+        self.limits = limits
+        self.access = access
+        self.metrics = Metrics()
+        self.engine = Engine(asr, limits, self.metrics)
+        self.admission = Admission(limits, self.metrics, self.engine.work_s)
+        self.pictures = PictureStore(limits.pictures, asr.image_embeddings)
+        self.created = int((asr.bundle.folder / MANIFEST).stat().st_mtime)
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names that a request may call the model by."""
+        return self.asr.bundle.name, OPENAI_MODEL
+
+    @property
+    def bundle(self) -> dict[str, str]:
+        """What answers tell of the bundle."""
+        return {"name": self.asr.bundle.name, "sha256": self.asr.bundle.digest[:12]}
+
+    def close(self) -> None:
+        """End the threads."""
+        self.engine.stop(self.limits.drain_s)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    async def waveform(self, content: bytes) -> Waveform:
+        """Decode a recording.
+
+        Raises:
+            Fault: It cannot be used.
+        """
+        limits = AudioLimits(self.limits.audio_s, self.limits.audio_values)
+        rate = self.asr.recognizer.sampling_rate
+        return await self._decoded(
+            functools.partial(load_audio, content, target_rate=rate, limits=limits), "file"
+        )
+
+    async def picture(self, values: dict[str, Any], deadline: float) -> PictureChoice:
+        """Return the picture of a request: sent, named, or in a `data:` URL.
+
+        Args:
+            values: Fields of the request.
+            deadline: Time of the event loop after which nobody waits.
+
+        Raises:
+            Fault: Two of them, a picture that cannot be used, or one that is named strictly and not there.
+        """
+        given = [name for name in ("image", "image_id", "image_url") if values.get(name) is not None]
+        if len(given) > 1:
+            raise Fault(400, f"{' and '.join(given)} were sent; expected one of them", param=given[1])
+        if not given:
+            return PictureChoice()
+        if given == ["image_id"]:
+            return self._named_picture(values["image_id"], strict=bool(values.get("strict_image")))
+        content = await _read(values["image"]) if given == ["image"] else _data_url(values["image_url"])
+        _, embedding = await self.embed(content, given[0], deadline)
+        return PictureChoice(embedding, named=True)
+
+    async def embed(self, content: bytes, param: str, deadline: float) -> tuple[str, Embedding]:
+        """Return id and embedding of a picture, which are kept.
+
+        Raises:
+            Fault: It cannot be used.
+        """
+        key = picture_id(content)
+        kept = self.pictures.get(key)
+        if kept is not None:
+            return key, kept
+        decode = functools.partial(load_image, content, self.limits.picture_pixels)
+        picture = await self._decoded(decode, param)
+        embedding = await self.on_engine(lambda: self.asr.encode_images([picture])[0], deadline)
+        self.pictures.put(key, embedding)
+        return key, embedding
+
+    async def on_engine(self, function: Callable[[], T], deadline: float) -> T:
+        """Run something short on the engine's thread.
+
+        Raises:
+            Fault: The engine has stopped, or the deadline is over.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.wrap_future(self.engine.call(function))
+        except TimeoutError as error:
+            raise Fault(504, TOO_LATE, code="deadline_exceeded") from error
+
+    def _named_picture(self, key: str, *, strict: bool) -> PictureChoice:
+        embedding = self.pictures.get(key)
+        if embedding is None and strict:
+            raise Fault(
+                404, f"there is no picture {key[:80]!r}; send it to /v1/pictures", param="image_id",
+                code="picture_not_found",
+            )  # fmt: skip
+        warning = f"Image not found (id={key})" if embedding is None else None
+        return PictureChoice(embedding, warning, named=True)
+
+    async def _decoded(self, decode: Callable[[], T], param: str) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._decoders, decode)
+        except EarsightError as error:
+            raise fault_of(error, param) from error
+
+
+async def _read(file: UploadFile) -> bytes:
+    return await file.read()
+
+
+def _data_url(url: str) -> bytes:
+    """Return the bytes of a `data:` URL. The server fetches nothing.
+
+    Raises:
+        Fault: It is another kind of URL, or its base64 is damaged.
+    """
+    head, comma, content = url.partition(",")
+    if not head.startswith("data:") or not comma:
+        raise Fault(
+            400, f"image_url is {url[:40]!r}…; expected data:image/…;base64,…: this server fetches nothing",
+            param="image_url",
+        )  # fmt: skip
+    if not head.endswith(";base64"):
+        raise Fault(400, "image_url is a data: URL without ;base64", param="image_url")
+    try:
+        return base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Fault(400, f"image_url holds no base64 ({error})", param="image_url") from error
