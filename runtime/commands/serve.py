@@ -3,13 +3,12 @@
 import argparse
 import ipaddress
 import logging
-import signal
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from runtime.commands.console import EXIT_DONE
+from runtime.commands.console import EXIT_DONE, EXIT_FAULT
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
 from runtime.errors import SettingsError
 from runtime.server.limits import Limits
@@ -96,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             service.admission.draining = True
             super().handle_exit(sig, frame)
+            self._captured_signals.clear()  # uvicorn would raise them again behind a clean end
 
     config = uvicorn.Config(
         create_app(service),
@@ -108,11 +108,8 @@ def run(args: argparse.Namespace) -> int:
         limit_concurrency=None,
     )
     server = Server(config)
-    try:
-        server.run()
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    return EXIT_DONE
+    server.run()
+    return EXIT_DONE if server.started else EXIT_FAULT
 
 
 def _require_safe(host: str, *, has_tokens: bool, insecure: bool) -> None:

@@ -16,7 +16,7 @@ from transformers.generation import GenerationMixin
 
 from runtime.errors import BundleError, SettingsError
 from runtime.whisper import beam_search as beam_search_module
-from runtime.whisper.beam_search import BeamSearchSettings, FinishedHypothesis, beam_search
+from runtime.whisper.beam_search import BeamSearchSettings, FinishedHypothesis, GivenUp, beam_search
 from runtime.whisper.token_rules import TokenRules
 from tests.tools.reference_generate import (
     SCORE_TOLERANCE,
@@ -94,7 +94,10 @@ PROMPT = [18, 3]
 
 
 def run(
-    decoder: TableDecoder, utterances: int, settings: BeamSearchSettings
+    decoder: TableDecoder,
+    utterances: int,
+    settings: BeamSearchSettings,
+    given_up: GivenUp = tuple,
 ) -> list[list[FinishedHypothesis]]:
     return beam_search(
         decoder,
@@ -103,6 +106,7 @@ def run(
         TokenRules(VOCAB_SIZE, [1], [2]),
         eos_token_id=EOS,
         max_length=len(PROMPT) + 12,
+        given_up=given_up,
     )
 
 
@@ -246,6 +250,26 @@ def test_finished_utterances_leave_the_batch() -> None:
     assert decoder.row_counts[0] == 7
     assert decoder.row_counts[-1] == 1
     assert sum(decoder.row_counts) < 7 * 12 / 2
+
+
+@pytest.mark.parametrize("gone", [{0}, {1, 2}, {0, 1, 2}])
+def test_an_utterance_that_is_given_up_takes_no_further_step(gone: set[int]) -> None:
+    decoder = TableDecoder([1, 2, 3], VOCAB_SIZE, EOS, eos_shift=-30.0)
+    whole = run(TableDecoder([1, 2, 3], VOCAB_SIZE, EOS, eos_shift=-30.0), 3, BeamSearchSettings(num_beams=3))
+    asked = 0
+
+    def given_up() -> set[int]:
+        nonlocal asked
+        asked += 1
+        return gone if asked > 2 else set()
+
+    lists = run(decoder, 3, BeamSearchSettings(num_beams=3), given_up)
+    for utterance in {0, 1, 2} - gone:
+        assert lists[utterance] == whole[utterance]
+    if gone == {0, 1, 2}:
+        assert len(decoder.row_counts) == 1 + 2  # the prompt and two steps
+    else:
+        assert decoder.row_counts[-1] == 3 - len(gone)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,0 +1,83 @@
+"""A server on the pocket bundle, in a thread of the test's process."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import uvicorn
+
+from runtime.pipeline import MultimodalASR
+from runtime.server.access import Access
+from runtime.server.app import create_app
+from runtime.server.limits import Limits
+from runtime.server.service import Service
+from tests.conftest import POCKET
+
+AUDIO = POCKET / "data" / "test" / "audio"
+IMAGES = POCKET / "data" / "test" / "images"
+
+
+@dataclass
+class Running:
+    """A server and where it listens."""
+
+    service: Service
+    url: str
+
+    def get(self, path: str, **options) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", **options)
+
+    def transcribe(self, content: bytes, files=None, headers=None, **fields) -> httpx.Response:
+        data = {"model": "whisper-1", **fields}
+        files = {"file": ("a.ogg", content), **(files or {})}
+        url = f"{self.url}/v1/audio/transcriptions"
+        return httpx.post(url, data=data, files=files, headers=headers, timeout=60)
+
+
+@contextlib.contextmanager
+def running(
+    asr: MultimodalASR, limits: Limits | None = None, access: Access | None = None
+) -> Iterator[Running]:
+    service = Service(asr, limits or Limits(), access or Access())
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(service), log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    up = Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    try:
+        wait_until(lambda: server.started and service.engine.is_ready)
+        yield up
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def server(pocket_asr: MultimodalASR) -> Iterator[Running]:
+    with running(pocket_asr) as up:
+        yield up
+
+
+@pytest.fixture(scope="session")
+def clip() -> bytes:
+    return sorted(AUDIO.iterdir())[0].read_bytes()
+
+
+@pytest.fixture(scope="session")
+def picture() -> bytes:
+    return sorted(IMAGES.iterdir())[0].read_bytes()

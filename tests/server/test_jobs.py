@@ -1,0 +1,61 @@
+"""The order in which work is taken."""
+
+import numpy as np
+import pytest
+
+from runtime.audio.segmentation import Segment
+from runtime.recognizer import Utterance
+from runtime.server.faults import Fault
+from runtime.server.jobs import Call, Job, Queue
+from runtime.whisper.beam_settings import BeamSearchSettings
+
+
+def job(segments: int = 1, beams: int = 5, started: bool = False) -> Job:
+    utterances = (Utterance(Segment(0, np.zeros(1, np.float32))) for _ in range(segments))
+    search = BeamSearchSettings(num_beams=beams)
+    return Job(utterances, search, lambda segment: segment, lambda arrival: None, np.inf, started=started)
+
+
+def test_jobs_that_are_searched_alike_are_taken_together_in_order():
+    queue = Queue(batch=3)
+    fives, two = [job() for _ in range(4)], job(beams=2)
+    for each in (fives[0], two, *fives[1:]):
+        queue.put(each)
+    assert queue.take(0) == fives[:3]
+    assert queue.take(0) == [two]
+    assert queue.take(0) == fives[3:]
+    assert queue.take(0) == []
+
+
+def test_new_recordings_and_later_segments_take_turns():
+    queue = Queue(batch=8)
+    begun, new = job(started=True), job()
+    queue.put(begun)
+    queue.put(new)
+    assert queue.take(0) == [new]
+    queue.put(another := job())
+    assert queue.take(0) == [begun]
+    queue.put(begun)
+    assert queue.take(0) == [another]
+    assert queue.take(0) == [begun]
+
+
+def test_calls_come_first():
+    queue = Queue(batch=8)
+    queue.put(job())
+    queue.put(call := Call(lambda: 3))
+    assert queue.take(0) is call
+    call.run()
+    assert call.result.result(0) == 3
+
+
+def test_a_closed_queue_refuses():
+    queue = Queue(batch=8)
+    waiting, call = job(), Call(lambda: 3)
+    queue.put(waiting)
+    queue.put(call)
+    assert queue.close() == [waiting]
+    with pytest.raises(Fault):
+        call.result.result(0)
+    with pytest.raises(Fault):
+        queue.put(job())

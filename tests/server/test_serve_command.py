@@ -1,0 +1,105 @@
+"""`python -m runtime serve`: what it refuses, and how it stops."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from runtime.commands.main import main
+from tests.conftest import ROOT
+from tests.server.conftest import AUDIO
+
+
+def serve(bundle, *options):
+    command = [sys.executable, "-m", "runtime", "serve", "--bundle", str(bundle.folder), "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*command, "--precision", "fp32", "--threads", "1", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    lines: list[str] = []
+    for line in process.stderr:
+        lines.append(line)
+        if found := re.search(r"running on (http://\S+)", line):
+            break
+    else:
+        raise AssertionError("".join(lines))
+    # Somebody has to read the log, or the server would wait for it.
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
+    reader.start()
+    end = time.monotonic() + 30
+    while httpx.get(f"{found[1]}/readyz").status_code != 200:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return process, found[1], lines, reader
+
+
+def test_it_answers_logs_and_drains(pocket_bundle):
+    process, url, lines, reader = serve(pocket_bundle)
+    clips = [path.read_bytes() for path in sorted(AUDIO.iterdir())[:8]]
+    answers: list[httpx.Response] = []
+
+    def ask(content):
+        fields = {"model": "whisper-1"}
+        address = f"{url}/v1/audio/transcriptions"
+        answers.append(httpx.post(address, data=fields, files={"file": content}, timeout=30))
+
+    threads = [threading.Thread(target=ask, args=(content,)) for content in clips]
+    for thread in threads:
+        thread.start()
+    while process.poll() is None and len(answers) < 1:  # some are answered, some are at work
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    assert process.wait(30) == 0
+    reader.join(5)
+    # Whoever was let in is answered; who came too late is told so.
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert len(answers) == len(clips)
+    records = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [record["path"] for record in records if record["status"] == 200].count(
+        "/v1/audio/transcriptions"
+    ) == sum(answer.status_code == 200 for answer in answers)
+    assert set(records[0]) == {"request_id", "method", "path", "status", "ms", "token"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--host", "0.0.0.0"], "--tokens FILE, or --insecure"),
+        (["--host", "example.org"], "--tokens FILE, or --insecure"),
+        (["--tokens", "gone"], "cannot be read"),
+        (["--tokens", "EMPTY"], "holds no token"),
+        (["--tokens", "SHORT"], "expected 16"),
+        (["--tokens", "TWICE"], "stands there twice"),
+        (["--requests-per-minute", "5"], "of each token of --tokens"),
+        (["--limit-batch", "0"], "batch is 0"),
+        (["--limit-audio-s", "nan"], "audio_s is nan"),
+        (["--alpha", "2"], "alpha is 2"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(pocket_bundle, tmp_path, capsys, options, words):
+    (tmp_path / "EMPTY").write_text("# none\n")
+    (tmp_path / "SHORT").write_text("abc\n")
+    (tmp_path / "TWICE").write_text("0123456789abcdef a\n0123456789abcdef b\n")
+    options = [str(tmp_path / each) if (tmp_path / each).is_file() else each for each in options]
+    assert main(["serve", "--bundle", str(pocket_bundle.folder), "--precision", "fp32", *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_without_the_extra_it_says_what_to_install(pocket_bundle, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve", "--bundle", str(pocket_bundle.folder)]) == 2
+    assert "pip install 'earsight[serve]'" in capsys.readouterr().err
