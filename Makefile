@@ -15,13 +15,17 @@ NBEST   ?= reports/demo/dev.jsonl
 REPORTS ?= reports
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format export real engines bench tune peers clean
+.PHONY: help demo serve test lint format export real engines bench tune peers clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) $(VENV)/.demo  ## OpenAI's Whisper tiny.en on described pictures: tune alpha, measure, write reports/demo/
 	@$(RUN) -m bench demo --models models --output $(REPORTS)/demo
+
+serve: $(STAMP)  ## the server at http://127.0.0.1:8000, on the demo's bundle: make serve [BUNDLE=folder]
+	@test "$(BUNDLE)" != models/demo -o -f models/demo/bundle.json || $(MAKE) demo
+	@$(RUN) -m runtime serve --bundle $(BUNDLE) $(if $(filter models/demo,$(BUNDLE)),--fusion $(REPORTS)/demo/fusion.json)
 
 # Where pip fails, it says why, make goes on, and the demo says what it does without the package.
 $(VENV)/.demo: $(STAMP)
