@@ -13,6 +13,7 @@ from runtime.commands.options import add_pipeline_arguments, make_pipeline
 from runtime.errors import SettingsError
 from runtime.server.limits import Limits
 
+MOST_DECODERS: Final = 64
 INSTALL: Final = "pip install 'earsight[serve]'"
 # The limits that have an option of their own, with what it says.
 LIMIT_OPTIONS: Final = {
@@ -48,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-port", type=int, metavar="N", help="port of GET /metrics (default: no metrics)"
     )
+    parser.add_argument(
+        "--decode-processes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="decode files in so many processes of bounded memory and time (default: in threads)",
+    )
     limits = parser.add_argument_group("limits")
     for name, text in LIMIT_OPTIONS.items():
         default = getattr(Limits(), name)
@@ -81,10 +89,12 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     if args.requests_per_minute is not None and (args.tokens is None or args.requests_per_minute < 1):
         raise SettingsError("--requests-per-minute is a number of at least 1, of each token of --tokens")
+    if not 0 <= args.decode_processes <= MOST_DECODERS:
+        raise SettingsError(f"--decode-processes is {args.decode_processes}; expected 0 to {MOST_DECODERS}")
     access = Access.from_file(args.tokens, args.requests_per_minute) if args.tokens else Access()
     _require_safe(args.host, has_tokens=bool(access.names), insecure=args.insecure)
     limits = Limits(**{name: getattr(args, f"limit_{name}") for name in LIMIT_OPTIONS})
-    service = Service(make_pipeline(args, alpha=args.alpha), limits, access)
+    service = Service(make_pipeline(args, alpha=args.alpha), limits, access, args.decode_processes)
     _log_to_stderr()
     if args.metrics_port is not None:
         service.metrics.serve(args.host, args.metrics_port)

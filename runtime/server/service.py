@@ -3,22 +3,21 @@
 import asyncio
 import base64
 import binascii
-import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from starlette.datastructures import UploadFile
 
 from runtime.audio.files import AudioLimits
-from runtime.audio.load import Waveform, load_audio
+from runtime.audio.load import Waveform
 from runtime.bundle.bundle import MANIFEST
-from runtime.clip.pictures import load_image
 from runtime.errors import EarsightError
 from runtime.pipeline import MultimodalASR
 from runtime.server.access import Access
 from runtime.server.admission import Admission
+from runtime.server.decoding import Decoders, decode_audio, decode_picture
 from runtime.server.engine import Engine
 from runtime.server.faults import Fault, fault_of
 from runtime.server.jobs import TOO_LATE
@@ -27,7 +26,6 @@ from runtime.server.metrics import Metrics
 from runtime.server.pictures import Embedding, PictureStore, picture_id
 
 T = TypeVar("T")
-DECODERS: Final = 2  # files decoded at a time, beside the engine
 OPENAI_MODEL: Final = "whisper-1"  # what OpenAI's clients ask for unless told
 
 
@@ -53,9 +51,10 @@ class Service:
         asr: The pipeline; its settings are the defaults of requests.
         limits: What it takes on.
         access: Who may ask.
+        decode_processes: How many processes decode files; 0 for threads.
     """
 
-    def __init__(self, asr: MultimodalASR, limits: Limits, access: Access) -> None:
+    def __init__(self, asr: MultimodalASR, limits: Limits, access: Access, decode_processes: int = 0) -> None:
         self.asr = asr
         self.limits = limits
         self.access = access
@@ -64,7 +63,7 @@ class Service:
         self.admission = Admission(limits, self.metrics, self.engine.work_s)
         self.pictures = PictureStore(limits.pictures, asr.image_embeddings)
         self.created = int((asr.bundle.folder / MANIFEST).stat().st_mtime)
-        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+        self._decoders = Decoders(decode_processes)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -79,7 +78,7 @@ class Service:
     def close(self) -> None:
         """End the threads."""
         self.engine.stop(self.limits.drain_s)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
 
     async def waveform(self, content: bytes) -> Waveform:
         """Decode a recording.
@@ -89,9 +88,8 @@ class Service:
         """
         limits = AudioLimits(self.limits.audio_s, self.limits.audio_values)
         rate = self.asr.recognizer.sampling_rate
-        return await self._decoded(
-            functools.partial(load_audio, content, target_rate=rate, limits=limits), "file"
-        )
+        with _told_of("file"):
+            return await self._decoders.run(decode_audio, content, rate, limits)
 
     async def picture(self, values: dict[str, Any], deadline: float) -> PictureChoice:
         """Return the picture of a request: sent, named, or in a `data:` URL.
@@ -124,8 +122,8 @@ class Service:
         kept = self.pictures.get(key)
         if kept is not None:
             return key, kept
-        decode = functools.partial(load_image, content, self.limits.picture_pixels)
-        picture = await self._decoded(decode, param)
+        with _told_of(param):
+            picture = await self._decoders.run(decode_picture, content, self.limits.picture_pixels)
         embedding = await self.on_engine(lambda: self.asr.encode_images([picture])[0], deadline)
         self.pictures.put(key, embedding)
         return key, embedding
@@ -152,12 +150,18 @@ class Service:
         warning = f"Image not found (id={key})" if embedding is None else None
         return PictureChoice(embedding, warning, named=True)
 
-    async def _decoded(self, decode: Callable[[], T], param: str) -> T:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._decoders, decode)
-        except EarsightError as error:
-            raise fault_of(error, param) from error
+
+@contextmanager
+def _told_of(param: str) -> Iterator[None]:
+    """Turn an error of the runtime into what is told of a field.
+
+    Raises:
+        Fault: There was one.
+    """
+    try:
+        yield
+    except EarsightError as error:
+        raise fault_of(error, param) from error
 
 
 async def _read(file: UploadFile) -> bytes:
