@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from setuptools import find_packages
 
 from tests.conftest import ROOT
 
@@ -41,3 +43,10 @@ def test_the_runtime_alone_transcribes(pocket_bundle, tmp_path):
     answer = json.loads(done.stdout)
     assert answer["mode"] == "multimodal"
     assert answer["transcription"]
+
+
+def test_what_makes_the_pocket_models_is_not_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    found = find_packages(str(ROOT), include=settings["include"], exclude=settings["exclude"])
+    assert {"runtime.server", "export.graphs", "bench.tuning"} <= set(found)
+    assert not [name for name in found if "pocket" in name or "tests" in name]
