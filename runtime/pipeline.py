@@ -124,7 +124,7 @@ class MultimodalASR:
         self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions, window)
         self.text_encoder = TextEncoder(self.bundle, self.precision, self.sessions)
         self.image_encoder = ImageEncoder(self.bundle, self.precision, self.sessions)
-        if language is not None and language.strip().lower() == AUTO:
+        if isinstance(language, str) and language.strip().lower() == AUTO:
             language = None
         self.language = language
         self.recognizer = Recognizer(self.whisper, self.search, language, speech_gate, pause_s)
