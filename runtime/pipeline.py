@@ -19,6 +19,7 @@ from runtime.errors import ImageCacheError, ImageNotFoundError, SettingsError
 from runtime.fusion import checked_alpha, normalize_transcript, rank, to_caption_style
 from runtime.fusion_settings import FusionSettings, confidence_features
 from runtime.recognizer import RecognisedSegment, Recognizer
+from runtime.repetition import loop_warning
 from runtime.results import (
     Hypothesis,
     RescoredHypothesis,
@@ -297,12 +298,14 @@ class MultimodalASR:
             embedding, missing = self.image_embedding(image_id, image_path)
         recognised, cut = self._recognise(audio, sr, truncate)
         segments = [self._segment(segment, embedding, alpha) for segment in recognised]
+        warnings = (missing, cut, loop_warning(segments))
         return Transcription(
             transcription=joined_text([segment.transcription for segment in segments]),
             hypotheses=self._joined(segments, rescored=embedding is not None),
             mode="asr_only" if embedding is None else "multimodal",
             alpha=None if embedding is None else alpha,
-            warning="; ".join(warning for warning in (missing, cut) if warning) or None,
+            warning="; ".join(warning for warning in (missing, cut, loop_warning(segments)) if warning)
+            or None,
             segments=segments,
         )
 
