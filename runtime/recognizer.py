@@ -1,5 +1,6 @@
 """Speech to n-best lists: an utterance, a batch of them, or a recording of any length, segment by segment."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -8,6 +9,7 @@ import numpy as np
 
 from runtime.audio.load import SAMPLING_RATE, AudioSource, Waveform, stream_audio
 from runtime.audio.segmentation import DEFAULT_PAUSE_S, Segment, Splitter
+from runtime.errors import SettingsError
 from runtime.results import Hypothesis, NoSpeech, join_hypotheses
 from runtime.speech_gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.beam_search import FinishedHypothesis
@@ -20,6 +22,10 @@ from runtime.whisper.words import lower
 # So much of the pause that ended a segment is decoded with it. Noise that goes on for seconds after the sound
 # makes the pocket model add words (12-minute recordings: 18.6 % instead of 17.7 % WER with all of it).
 TAIL_S: Final = 0.25
+# Where nobody says how long a text may be: so many tokens, and so many more for each second of sound. Speech
+# takes a fraction of it (docs/research/most-tokens.md); other scripts take up to 23 times as many as English.
+LEAST_TOKENS: Final = 40
+TOKENS_PER_SECOND: Final = {"en": 20.0, "other": 80.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class Recognizer:
             it, segment by segment.
         gate: When text is not believed; None believes everything.
         pause_s: Shortest pause that ends a segment of a recording longer than the window, in seconds.
+        tokens_per_second: Most tokens that a second of sound adds to `LEAST_TOKENS`, where `search` states no
+            limit; None for `TOKENS_PER_SECOND` of its language, inf for what the checkpoint allows.
     """
 
     whisper: WhisperModel
@@ -59,9 +67,15 @@ class Recognizer:
     language: str | None = None
     gate: SpeechGate | None = DEFAULT_GATE
     pause_s: float = DEFAULT_PAUSE_S
+    tokens_per_second: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an unknown language and an impossible pause now, not at the first request."""
+        """Refuse an unknown language, an impossible pause and an impossible rate now."""
+        rate = self.tokens_per_second
+        if rate is not None and (isinstance(rate, bool) or not rate > 0):
+            raise SettingsError(
+                f"tokens_per_second is {rate!r}; expected a number above 0, inf for no such limit"
+            )
         if self.language is not None:
             self.whisper.tokens.prompt(self.language)
         self._splitter()
@@ -76,7 +90,8 @@ class Recognizer:
         lists: dict[int, list[Hypothesis]] = {}
         for places, cross in self.whisper.encode_speech(waveforms):
             first = self.whisper.first_position(cross) if self._detects_language() else None
-            lists |= zip(places, self._lists(cross, first), strict=True)
+            samples = [waveforms[place].size for place in places]
+            lists |= zip(places, self._lists(cross, first, samples), strict=True)
         return [lists[place] for place in range(len(waveforms))]
 
     def long_nbest(self, waveform: Waveform) -> list[Hypothesis]:
@@ -119,7 +134,7 @@ class Recognizer:
             return RecognisedSegment(*times, [], None, silent)
         ((_, cross),) = self.whisper.encode_speech([waveform])
         first = self.whisper.first_position(cross)
-        (hypotheses,) = self._lists(cross, first)
+        (hypotheses,) = self._lists(cross, first, [waveform.size])
         probability = float(first.no_speech_prob[0])
         no_speech_prob = None if np.isnan(probability) else probability
         reason = None
@@ -128,7 +143,35 @@ class Recognizer:
             reason = self.gate.judge(waveform, rate, best.text, best.score, no_speech_prob, before)
         return RecognisedSegment(*times, [] if reason else hypotheses, no_speech_prob, reason)
 
-    def _lists(self, cross: CrossAttention, first: FirstPosition | None) -> list[list[Hypothesis]]:
+    @property
+    def token_limit(self) -> dict[str, float] | None:
+        """How many tokens a text may have, as an n-best file states it; None for as many as anyone allows."""
+        rate = self.tokens_per_second
+        if rate == math.inf or self.search.max_new_tokens is not None:
+            return None
+        rates = TOKENS_PER_SECOND if rate is None else dict.fromkeys(TOKENS_PER_SECOND, rate)
+        return {"least": LEAST_TOKENS, **rates}
+
+    def most_tokens(self, samples: Sequence[int], languages: Sequence[str | None]) -> list[int] | None:
+        """Return the most tokens of each utterance; None where they do not depend on its length.
+
+        Args:
+            samples: Lengths of the utterances.
+            languages: Codes of their languages, as far as they are known.
+        """
+        limit = self.token_limit
+        if limit is None:
+            return None
+        english_only = not self.whisper.tokens.is_multilingual
+        rates = [limit["en" if english_only or code == "en" else "other"] for code in languages]
+        return [
+            LEAST_TOKENS + math.ceil(rate * size / self.sampling_rate)
+            for rate, size in zip(rates, samples, strict=True)
+        ]
+
+    def _lists(
+        self, cross: CrossAttention, first: FirstPosition | None, samples: Sequence[int]
+    ) -> list[list[Hypothesis]]:
         languages = first.languages if first is not None and self._detects_language() else None
         spoken = languages if languages is not None else [self.language] * cross.batch
         # A language that was detected takes the task of the checkpoint's own prompts.
@@ -137,7 +180,8 @@ class Recognizer:
         default = self.whisper.tokens.defaults.language
         names = [language or default for language in spoken]
         codes = [None if name is None else language_code(name) for name in names]
-        lists = self.whisper.nbest(cross, prompts, self.search, languages=codes)
+        most_tokens = self.most_tokens(samples, codes)
+        lists = self.whisper.nbest(cross, prompts, self.search, languages=codes, most_tokens=most_tokens)
         return [self._readable(found, code) for found, code in zip(lists, codes, strict=True)]
 
     def _detects_language(self) -> bool:

@@ -110,7 +110,7 @@ def language_code(language: str) -> str:
         return match[1]
     if code := _CODE_OF.get(_folded(language)):
         return code
-    tag = spelling.replace("_", "-")
+    tag = re.split(r"[.@]", spelling)[0].replace("_", "-")  # "de_DE.UTF-8", as locales are called
     if _CANTONESE.fullmatch(tag):
         return "yue"
     if match := _OF_CHINESE.fullmatch(tag):
