@@ -386,7 +386,14 @@ def test_names_a_tokenizer_of_another_checkpoint(tmp_path: Path) -> None:
         *(("Deutsch", "de"), ("deu", "de"), ("GER", "de"), ("deu-DE", "de"), ("español", "es")),
         *(("Espan\u0303ol", "es"), ("espanol", "es"), ("spa", "es"), ("FRANÇAIS", "fr"), ("fre", "fr")),
         *(("Русский", "ru"), ("日本語", "ja"), ("한국어", "ko"), ("हिन्दी", "hi"), ("العربية", "ar")),
-        *(("Haitian Creole", "ht"), ("haitian_creole", "ht"), ("Kreyòl ayisyen", "ht"), ("lao", "lo")),
+        *(
+            ("de_DE.UTF-8", "de"),
+            ("de_CH@euro", "de"),
+            ("Haitian Creole", "ht"),
+            ("haitian_creole", "ht"),
+            ("Kreyòl ayisyen", "ht"),
+            ("lao", "lo"),
+        ),
     ],
 )
 def test_languages_are_understood_as_people_write_them(written, code):
