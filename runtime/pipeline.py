@@ -12,13 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from runtime.audio.load import AudioSource, load_audio
 from runtime.audio.segmentation import DEFAULT_PAUSE_S
 from runtime.bundle.bundle import Bundle
-from runtime.clip.cache import load_image_cache
+from runtime.clip.cache import find_embedding, load_image_cache
 from runtime.clip.encoders import ImageEncoder, TextEncoder
 from runtime.clip.pictures import ImageSource
 from runtime.errors import ImageCacheError, ImageNotFoundError, SettingsError
 from runtime.fusion import alphas_from, checked_alpha, normalize_transcript, rank, to_caption_style
 from runtime.fusion_settings import FusionSettings, confidence_features
 from runtime.recognizer import RecognisedSegment, Recognizer
+from runtime.repetition import loop_warning
 from runtime.results import (
     Hypothesis,
     RescoredHypothesis,
@@ -61,9 +62,12 @@ class MultimodalASR:
         threads: Threads of one ONNX Runtime operator; None for all physical cores.
         sessions: What opens the graphs, in place of `providers` and `threads`: `open_sessions` makes it with
             every setting (device, engines, TF32, GPU memory).
-        max_new_tokens: Most tokens of a hypothesis, end-of-text included; None for what the checkpoint
-            allows. Scores are means per token and reward endless repetition: a bound that suits the
-            utterances keeps a weak checkpoint from it.
+        max_new_tokens: Most tokens of a hypothesis, end-of-text included; None for as many as
+            `tokens_per_second` and the checkpoint allow. Scores are means per token and reward endless
+            repetition: a bound that suits the utterances keeps a weak checkpoint from it.
+        tokens_per_second: Most tokens that a second of sound adds to 40, where `max_new_tokens` is None; None
+            for 20 of English and 80 of other languages, far above all speech; inf for what the checkpoint
+            allows.
         fixed_steps: Decode in fixed shapes, recorded as CUDA graphs on a GPU; the bundle must have been
             exported with `--fixed-steps`.
         window: How much of the encoder's window is computed: "full"; "fast", what speech needs where that is
@@ -95,6 +99,7 @@ class MultimodalASR:
         threads: int | None = None,
         sessions: SessionFactory | None = None,
         max_new_tokens: int | None = None,
+        tokens_per_second: float | None = None,
         fixed_steps: bool = False,
         window: Window = "full",
         distinct: Distinct | None = None,
@@ -124,10 +129,12 @@ class MultimodalASR:
         self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions, window)
         self.text_encoder = TextEncoder(self.bundle, self.precision, self.sessions)
         self.image_encoder = ImageEncoder(self.bundle, self.precision, self.sessions)
-        if language is not None and language.strip().lower() == AUTO:
+        if isinstance(language, str) and language.strip().lower() == AUTO:
             language = None
         self.language = language
-        self.recognizer = Recognizer(self.whisper, self.search, language, speech_gate, pause_s)
+        self.recognizer = Recognizer(
+            self.whisper, self.search, language, speech_gate, pause_s, tokens_per_second
+        )
         self.image_embeddings: ImageCache = self._open_cache(image_cache)
 
     # -- speech ---------------------------------------------------------------------------------------------
@@ -254,8 +261,10 @@ class MultimodalASR:
         Raises:
             ImageError: The file exists but is no usable picture.
         """
-        if image_id is not None and image_id in self.image_embeddings:
-            return self.image_embeddings[image_id], None
+        if image_id is not None:
+            known = find_embedding(self.image_embeddings, image_id)
+            if known is not None:
+                return known, None
         if image_path is not None:
             try:
                 return self.encode_images([image_path])[0], None
@@ -327,7 +336,7 @@ class MultimodalASR:
             hypotheses=join(lists, count or self.search.count),
             mode="asr_only" if alpha is None else "multimodal",
             alpha=alpha,
-            warning=warning,
+            warning="; ".join(told for told in (warning, loop_warning(segments)) if told) or None,
             segments=segments,
         )
 

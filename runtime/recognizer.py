@@ -1,5 +1,6 @@
 """Speech to n-best lists: an utterance, a batch of them, or a recording of any length, segment by segment."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 
 from runtime.audio.load import SAMPLING_RATE, AudioSource, Waveform, stream_audio
 from runtime.audio.segmentation import DEFAULT_PAUSE_S, Segment, Splitter
+from runtime.errors import SettingsError
 from runtime.results import Hypothesis, NoSpeech, join_hypotheses
 from runtime.speech_gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.beam_search import FinishedHypothesis, GivenUp
@@ -20,6 +22,10 @@ from runtime.whisper.words import lower
 # So much of the pause that ended a segment is decoded with it. Noise that goes on for seconds after the sound
 # makes the pocket model add words (12-minute recordings: 18.6 % instead of 17.7 % WER with all of it).
 TAIL_S: Final = 0.25
+# Where nobody says how long a text may be: so many tokens, and so many more for each second of sound. Speech
+# takes a fraction of it (docs/research/most-tokens.md); other scripts take up to 23 times as many as English.
+LEAST_TOKENS: Final = 40
+TOKENS_PER_SECOND: Final = {"en": 20.0, "other": 80.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Recognizer:
             it, segment by segment.
         gate: When text is not believed; None believes everything.
         pause_s: Shortest pause that ends a segment of a recording longer than the window, in seconds.
+        tokens_per_second: Most tokens that a second of sound adds to `LEAST_TOKENS`, where `search` states no
+            limit; None for `TOKENS_PER_SECOND` of its language, inf for what the checkpoint allows.
     """
 
     whisper: WhisperModel
@@ -84,14 +92,20 @@ class Recognizer:
     language: str | None = None
     gate: SpeechGate | None = DEFAULT_GATE
     pause_s: float = DEFAULT_PAUSE_S
+    tokens_per_second: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot do now, not at the first request.
 
         Raises:
-            SettingsError: The checkpoint has no such language, the search does not fit it, or the pause is
-                too short.
+            SettingsError: The checkpoint has no such language, the search does not fit it, or the pause or
+                the rate of tokens is impossible.
         """
+        rate = self.tokens_per_second
+        if rate is not None and (isinstance(rate, bool) or not rate > 0):
+            raise SettingsError(
+                f"tokens_per_second is {rate!r}; expected a number above 0, inf for no such limit"
+            )
         if self.language is not None:
             self.whisper.tokens.prompt(self.language)
         tokens = self.whisper.tokens
@@ -112,7 +126,8 @@ class Recognizer:
             codes = self._codes([self.language] * len(places))
             if self._must_detect(codes):
                 codes = self._detected(codes, self.whisper.first_position(cross))
-            lists |= zip(places, self._lists(cross, codes), strict=True)
+            samples = [waveforms[place].size for place in places]
+            lists |= zip(places, self._lists(cross, codes, samples), strict=True)
         return [lists[place] for place in range(len(waveforms))]
 
     def long_nbest(self, waveform: Waveform) -> list[Hypothesis]:
@@ -197,7 +212,8 @@ class Recognizer:
             places = [sounding[number] for number in group]
             first = self.whisper.first_position(cross)
             codes = self._detected(self._codes([utterances[place].language for place in places]), first)
-            lists = self._lists(cross, codes, _renumbered(given_up, places))
+            samples = [waveforms[place].size for place in places]
+            lists = self._lists(cross, codes, samples, _renumbered(given_up, places))
             for row, place in enumerate(places):
                 probability = float(first.no_speech_prob[row])
                 no_speech_prob = None if np.isnan(probability) else probability
@@ -221,6 +237,32 @@ class Recognizer:
             reason = self.gate.judge(waveform, rate, best.text, best.score, no_speech_prob, utterance.before)
         times = _times(utterance.segment, rate)
         return RecognisedSegment(*times, [] if reason else hypotheses, no_speech_prob, reason, language)
+
+    @property
+    def token_limit(self) -> dict[str, float] | None:
+        """How many tokens a text may have, as an n-best file states it; None for as many as anyone allows."""
+        rate = self.tokens_per_second
+        if rate == math.inf or self.search.max_new_tokens is not None:
+            return None
+        rates = TOKENS_PER_SECOND if rate is None else dict.fromkeys(TOKENS_PER_SECOND, rate)
+        return {"least": LEAST_TOKENS, **rates}
+
+    def most_tokens(self, samples: Sequence[int], languages: Sequence[str | None]) -> list[int] | None:
+        """Return the most tokens of each utterance; None where they do not depend on its length.
+
+        Args:
+            samples: Lengths of the utterances.
+            languages: Codes of their languages, as far as they are known.
+        """
+        limit = self.token_limit
+        if limit is None:
+            return None
+        english_only = not self.whisper.tokens.is_multilingual
+        rates = [limit["en" if english_only or code == "en" else "other"] for code in languages]
+        return [
+            LEAST_TOKENS + math.ceil(rate * size / self.sampling_rate)
+            for rate, size in zip(rates, samples, strict=True)
+        ]
 
     def _codes(self, languages: Sequence[str | None]) -> list[_Spoken]:
         """Return the languages that were asked for, or are the checkpoint's own."""
@@ -246,11 +288,22 @@ class Recognizer:
         ]
 
     def _lists(
-        self, cross: CrossAttention, spoken: Sequence[_Spoken], given_up: GivenUp = tuple
+        self,
+        cross: CrossAttention,
+        spoken: Sequence[_Spoken],
+        samples: Sequence[int],
+        given_up: GivenUp = tuple,
     ) -> list[list[Hypothesis]]:
         prompts = [self.whisper.tokens.prompt(each.asked, each.task) for each in spoken]
         codes = [each.code for each in spoken]
-        lists = self.whisper.nbest(cross, prompts, self.search, languages=codes, given_up=given_up)
+        lists = self.whisper.nbest(
+            cross,
+            prompts,
+            self.search,
+            languages=codes,
+            most_tokens=self.most_tokens(samples, codes),
+            given_up=given_up,
+        )
         return [self._readable(found, code) for found, code in zip(lists, codes, strict=True)]
 
     def _readable(self, finished: Sequence[FinishedHypothesis], language: str | None) -> list[Hypothesis]:

@@ -6,7 +6,6 @@ that the model understands is kept, and so is a moving voice that it hardly unde
 """
 
 import math
-import zlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,17 +14,10 @@ import numpy as np
 from runtime.audio.load import Waveform, level_dbfs
 from runtime.audio.pitch import pitch_movement
 from runtime.errors import SettingsError
+from runtime.repetition import repeats_itself
 from runtime.results import NoSpeech
 
 LEVEL_FRAME_S: Final = 0.1  # the level of a recording is that of its loudest 0.1 s
-# A text that zlib shrinks more repeats itself without end. Its mean log-probability, which loops please,
-# says nothing then (openai/whisper, `compression_ratio_threshold`).
-MOST_COMPRESSION: Final = 2.4
-# From how many repetitions in a row, at its end, a text runs in a loop. People say "no no no" and "very
-# very".
-WORD_REPEATS: Final = 6
-PHRASE_REPEATS: Final = 4
-LONGEST_PHRASE: Final = 6  # words
 STILL: Final = 0.625  # times the movement of a voice: a pitch that moves less than this stands still
 
 
@@ -41,8 +33,8 @@ class SpeechGate:
     | too little is voiced | the model hears no speech *or* the text is improbable |
 
     Where too little is voiced and the pitch stood still before, it is taken to stand still: music goes on. A
-    text that repeats itself without end counts as improbable. A confident model is believed even where the
-    pitch stands still: some people speak with an electrolarynx.
+    text that repeats itself (`runtime.repetition`) counts as improbable, since its probability says nothing.
+    A confident model is believed even where the pitch stands still: some people speak with an electrolarynx.
 
     Attributes:
         silence_dbfs: A segment whose loudest 0.1 s is below this level is silent and not decoded; dB relative
@@ -144,25 +136,6 @@ class SpeechGate:
 
 
 DEFAULT_GATE: Final = SpeechGate()
-
-
-def repeats_itself(text: str) -> bool:
-    """Whether a text runs in a loop.
-
-    Either zlib shrinks it to less than 1 / 2.4, which short texts never reach; or it ends in one word said
-    six times, or in two to six words said four times: "thank you thank you thank you thank you".
-    """
-    content = text.encode()
-    if len(content) > MOST_COMPRESSION * len(zlib.compress(content)):
-        return True
-    words = [word.strip(".,;:!?…-") for word in text.casefold().split()]
-    return any(_ends_in_a_loop(words, size) for size in range(1, LONGEST_PHRASE + 1))
-
-
-def _ends_in_a_loop(words: list[str], size: int) -> bool:
-    times = WORD_REPEATS if size == 1 else PHRASE_REPEATS
-    tail = words[-size * times :]
-    return len(tail) == size * times and tail == tail[-size:] * times
 
 
 def loudest_dbfs(waveform: Waveform, sampling_rate: int) -> float:

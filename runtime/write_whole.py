@@ -4,12 +4,14 @@ A reader sees all of it, or what was there before.
 """
 
 import ctypes
+import errno
 import json
+import logging
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -24,6 +26,10 @@ _LONGEST_NAME: Final = 64  # of the place's name in that beside it: file systems
 _LOCKED_BYTE: Final = 1 << 40
 _AT_FDCWD: Final = -100  # relative paths are relative to the current folder (linux/fcntl.h)
 _RENAME_EXCHANGE: Final = 2  # linux/fs.h
+# What file systems answer that have no locks: many network and user-space ones.
+_NO_LOCKS: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS})
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -44,7 +50,9 @@ def write_whole(place: Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(place, error) from error
     finally:
-        beside.unlink(missing_ok=True)
+        # It may not be there, and a file system that is read-only says so even then.
+        with suppress(OSError):
+            beside.unlink()
 
 
 @contextmanager
@@ -132,12 +140,18 @@ def exchange(one: Path, other: Path) -> bool:
 def lock(file: IO[Any], *, wait: bool) -> bool:
     """Let one process at a time have a file; it is given back when the file is closed or the process ends.
 
+    Where the file system has no locks, a warning says so and the file is had: the caller goes on, and whoever
+    starts two processes on one file has to see to it.
+
     Args:
         file: An open file.
         wait: Whether to wait until the other process has ended.
 
     Returns:
         Whether it was had; without waiting, False where another process has it.
+
+    Raises:
+        OutputError: The file cannot be locked for another reason.
     """
     if sys.platform == "win32":
         return _lock_on_windows(file, wait=wait)
@@ -145,6 +159,14 @@ def lock(file: IO[Any], *, wait: bool) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise OutputError(f"{file.name} cannot be locked: {error.strerror}") from error
+        logger.warning(
+            "%s: its file system has no locks (%s); going on without: let no other process write there",
+            file.name,
+            error.strerror,
+        )
     return True
 
 

@@ -8,8 +8,10 @@ from bench.measure.timing import Stopwatch
 from bench.peers.earsight import TimedSession, add_decoding_stages
 from runtime.audio.files import open_audio
 from runtime.audio.load import load_audio
+from runtime.clip.cache import find_embedding
 from runtime.fusion import fuse, rank, to_caption_style
 from runtime.pipeline import MultimodalASR
+from runtime.whisper.language_names import language_code
 
 # In the order of the data, as the report lists them.
 STAGES = (
@@ -72,7 +74,8 @@ class StageTimer:
         try:
             decoding = Stopwatch()
             with decoding.lap("decoding"):
-                (finished,) = asr.whisper.nbest(cross, prompts, asr.search)
+                most = asr.recognizer.most_tokens([waveform.size], [language and language_code(language)])
+                (finished,) = asr.whisper.nbest(cross, prompts, asr.search, most_tokens=most)
         finally:
             asr.whisper.decoder = session
         add_decoding_stages(watch, timed.raw, decoding.raw("decoding")[0])
@@ -82,12 +85,10 @@ class StageTimer:
     def _rescoring(self, utterance: Utterance, texts: Sequence[str], scores: Sequence[float]) -> None:
         """Time picture, texts and fusion, where there is a picture."""
         asr, watch = self._asr, self._watch
-        known = utterance.image_id is not None and utterance.image_id in asr.image_embeddings
-        if not texts or (utterance.image is None and not known):
+        embedding = find_embedding(asr.image_embeddings, utterance.image_id or "")
+        if not texts or (utterance.image is None and embedding is None):
             return
-        if known:
-            embedding = asr.image_embeddings[str(utterance.image_id)]
-        else:
+        if embedding is None:
             with watch.lap("image"):
                 (embedding,) = asr.encode_images([Path(str(utterance.image))])
         with watch.lap("text"):

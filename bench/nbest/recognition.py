@@ -2,10 +2,10 @@
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from bench.manifest import Utterance
 from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter, read_nbest
+from runtime.clip.cache import find_embedding
 from runtime.errors import AudioError, EarsightError, ImageCacheError, ManifestError
 from runtime.fusion import to_caption_style
 from runtime.pipeline import MultimodalASR
@@ -68,6 +69,7 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
             "provider": asr.sessions.provider,
             "num_beams": search.num_beams,
             "max_new_tokens": search.max_new_tokens,
+            "token_limit": asr.recognizer.token_limit,
             "length_penalty": search.length_penalty,
             "early_stopping": search.early_stopping,
             "distinct": search.distinct,
@@ -155,10 +157,9 @@ class PictureShelf:
 
     def right(self, utterance: Utterance) -> Embedding | None:
         """Return the embedding of the utterance's picture, None where it has none."""
-        cache: Mapping[str, Any] = self._asr.image_embeddings
         if utterance.image_id is not None:
-            if utterance.image_id in cache:
-                embedding: Embedding = cache[utterance.image_id]
+            embedding = find_embedding(self._asr.image_embeddings, utterance.image_id)
+            if embedding is not None:
                 return embedding
             if utterance.image is None:
                 raise ImageCacheError(

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from runtime.errors import SettingsError
-from runtime.whisper.language_names import NAME_OF_CODE, nearest_language
+from runtime.whisper.language_names import NAME_OF_CODE, language_hint
 from runtime.whisper.language_names import language_code as runtime_code
 from runtime.whisper.words import DOTLESS_I_LANGUAGES, word_text
 
@@ -109,7 +109,7 @@ def checked_language(language: str) -> str:
     code = language_code(language)
     if code is None:
         raise SettingsError(
-            f"language is {language!r}{nearest_language(language)}; expected one that Whisper knows, as a "
+            f"language is {language!r}{language_hint(language)}; expected one that Whisper knows, as a "
             "code ('tr', 'pt-BR') or in English ('turkish')"
         )
     return code

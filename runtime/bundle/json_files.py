@@ -16,14 +16,15 @@ _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 def parse_json(text: str) -> Any:
     r"""Parse JSON; whatever is wrong with it is a `ValueError`.
 
-    Beyond the grammar this refuses nesting deeper than Python's stack, whole numbers of more than 64 bits,
-    and half a surrogate pair (`"\ud800"`), which no file, terminal or report could repeat.
+    Beyond the grammar this refuses a key that an object has twice, nesting deeper than Python's stack, whole
+    numbers of more than 64 bits, and half a surrogate pair (`"\ud800"`), which no file, terminal or report
+    could repeat.
 
     Raises:
         ValueError: It cannot be used; the message says why.
     """
     try:
-        content = json.loads(text, parse_int=_integer)
+        content = json.loads(text, parse_int=_integer, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if _SURROGATE_ESCAPE.search(text):  # most often a whole pair, which is a character
@@ -31,6 +32,15 @@ def parse_json(text: str) -> Any:
             json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise ValueError("a text holds half a surrogate pair, which is no character") from error
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is there twice; leave one of them")
     return content
 
 

@@ -10,6 +10,7 @@ import io
 import lzma
 import os
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -67,6 +68,17 @@ def load_image_cache(path: str | os.PathLike[str]) -> dict[str, Embedding]:
         ) from error
     _require_consistent(embeddings, str(place))
     return embeddings
+
+
+def find_embedding(cache: Mapping[str, Embedding], key: str) -> Embedding | None:
+    """Return the embedding of a key, whichever Unicode form it and the cache's have; None if there is none.
+
+    macOS takes file names apart ("é" as "e" and an accent: NFD), other systems and keyboards do not (NFC).
+    """
+    for spelling in (key, unicodedata.normalize("NFC", key), unicodedata.normalize("NFD", key)):
+        if (embedding := cache.get(spelling)) is not None:
+            return embedding
+    return None
 
 
 def save_image_cache(

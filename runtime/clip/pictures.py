@@ -2,8 +2,9 @@
 
 Differences from `Image.open(path).convert("RGB")`, on purpose: the EXIF orientation is applied (a phone's
 portrait is upright), 16-bit grey is scaled rather than clipped to white, only formats of `FORMATS` are tried
-(no PostScript, which would start an interpreter), and pictures too large for memory are refused. Alpha is
-dropped and palettes are resolved as `convert` does it; of an animation the first frame is taken.
+(no PostScript, which would start an interpreter; none of games, instruments and icons), and pictures too
+large for memory are refused. Alpha is dropped and palettes are resolved as `convert` does it; of an animation
+the first frame is taken.
 """
 
 import contextlib
@@ -15,16 +16,25 @@ from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, Jpeg2KImagePlugin, JpegImagePlugin, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
-FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "HEIF")
-READABLE: Final = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF or PNM"
+FORMATS: Final = (
+    *("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "HEIF", "JPEG2000", "QOI", "PSD"),
+    *("DDS", "SGI"),
+)
+# Their files begin with nothing that tells them from others: they are believed where the name says so.
+NAMED_FORMATS: Final = ("TGA", "PCX")
+READABLE: Final = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF, PNM, JPEG 2000, QOI, PSD, DDS, SGI, TGA or PCX"
+# Of formats that Pillow reads in one build and not in the next: so that a missing package is named.
+OPTIONAL_SUFFIXES: Final = frozenset({".heic", ".heif", ".hif", ".avif", ".avifs", ".mpo"})
 MAX_PIXELS: Final = 89_478_485  # decoded at once; 4 bytes each make 341 MiB. Pillow warns from here on
 MOST_REDUCED: Final = 3  # times as many pixels may a JPEG have, which libjpeg decodes at a half or less
+JPEG2000_SHARE: Final = 4  # of the pixels: its decoder takes 4 bytes for each of 3 colours beside them
+QOI_SHARE: Final = 8  # of the pixels: its decoder is written in Python, and takes seconds for each million
 MAX_FILE_BYTES: Final = 2**30
 ORIENTATION_TAG: Final = 0x0112  # of EXIF
 UPRIGHT: Final = {  # orientation → what turns the picture upright (EXIF 2.3, section 4.6.4)
@@ -39,6 +49,14 @@ UPRIGHT: Final = {  # orientation → what turns the picture upright (EXIF 2.3, 
 HEAD_BYTES: Final = 96  # holds the brands of a file of boxes
 HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
+
+
+def picture_suffixes() -> frozenset[str]:
+    """Return the endings of file names, in lower case, that `load_image` has a decoder for."""
+    Image.init()
+    readable = {*FORMATS, *NAMED_FORMATS}
+    registered = {suffix for suffix, name in Image.EXTENSION.items() if name in readable}
+    return frozenset(registered | OPTIONAL_SUFFIXES)
 
 
 def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -145,7 +163,9 @@ def _fenced(name: str) -> Iterator[None]:
     except (MemoryError, Image.DecompressionBombError) as error:
         raise ImageTooLargeError(f"{name}: too large to decode ({error}); scale it down") from error
     except UnidentifiedImageError as error:
-        raise ImageFormatError(f"{name}: no picture ({error}); expected {READABLE}") from error
+        raise ImageFormatError(
+            f"{name}: no picture that can be decoded ({error}); expected {READABLE}"
+        ) from error
     except (
         Exception
     ) as error:  # decoders of damaged files raise whatever they meet, from struct.error to KeyError
@@ -172,8 +192,17 @@ def _opened(stream: BinaryIO, head: bytes, name: str, max_pixels: int) -> ImageF
             picture.draft("RGB", (max(1, picture.width // factor), max(1, picture.height // factor)))
     else:
         Image.init()
+        named = Image.EXTENSION.get(Path(name).suffix.lower())
+        formats = [*FORMATS, *(format_ for format_ in NAMED_FORMATS if format_ == named)]
         # Pillow before 11.3 has no AVIF, and raises KeyError for a format that it does not know.
-        picture = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
+        picture = Image.open(stream, formats=[format_ for format_ in formats if format_ in Image.OPEN])
+        if picture.format == "QOI":
+            _require_size(picture.size, max_pixels // QOI_SHARE, name)
+        elif isinstance(picture, Jpeg2KImagePlugin.Jpeg2KImageFile):
+            reduction = 0  # halvings, of both sides
+            while picture.width * picture.height > max_pixels // JPEG2000_SHARE << 2 * reduction:
+                reduction += 1
+            picture.reduce = reduction
     _require_size(picture.size, max_pixels, name)
     return picture
 

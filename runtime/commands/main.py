@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from runtime.bundle.bundle import Bundle
 from runtime.clip.cache import save_image_cache
+from runtime.clip.pictures import picture_suffixes
 from runtime.commands import doctor, engines, serve
 from runtime.commands.console import EXIT_DONE, run_guarded
 from runtime.commands.options import (
@@ -26,25 +27,6 @@ from runtime.pipeline import MultimodalASR
 from runtime.results import Transcription
 
 PROGRAM = "python -m runtime"
-IMAGE_SUFFIXES = frozenset(
-    {
-        *(
-            ".jpg",
-            ".jpeg",
-            ".jpe",
-            ".jfif",
-            ".png",
-            ".apng",
-            ".gif",
-            ".bmp",
-            ".dib",
-            ".tif",
-            ".tiff",
-            ".webp",
-        ),
-        *(".avif", ".avifs", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm"),
-    }
-)
 NAMED = 10  # files that are passed over and named; of the others the number is told
 
 
@@ -160,7 +142,7 @@ def _embed_images(args: argparse.Namespace) -> int:
 
 def _is_picture_name(path: Path) -> bool:
     # macOS keeps the attributes of p.jpg in ._p.jpg on foreign disks.
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._") and not path.is_dir()
+    return path.suffix.lower() in picture_suffixes() and not path.name.startswith("._") and not path.is_dir()
 
 
 def _pictures(places: Sequence[Path]) -> list[Path]:
@@ -182,12 +164,15 @@ def _pictures(places: Sequence[Path]) -> list[Path]:
                     "rename one of them"
                 )
     if passed_over:
-        names = ", ".join(path.name for path in passed_over[:NAMED])
+        names = ", ".join(f"{path.name}/" if path.is_dir() else path.name for path in passed_over[:NAMED])
         more = f" and {len(passed_over) - NAMED} more" if len(passed_over) > NAMED else ""
-        print(f"{PROGRAM}: passed over, no pictures by their names: {names}{more}", file=sys.stderr)
+        print(
+            f"{PROGRAM}: {len(passed_over)} passed over, no pictures by their names: {names}{more}",
+            file=sys.stderr,
+        )
     if not found:
         raise ImageNotFoundError(
-            f"no pictures in {', '.join(map(str, places))}; expected {', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"no pictures in {', '.join(map(str, places))}; expected {', '.join(sorted(picture_suffixes()))}"
         )
     return list(found.values())
 

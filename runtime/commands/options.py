@@ -6,6 +6,7 @@ from pathlib import Path
 from runtime.audio.segmentation import DEFAULT_PAUSE_S
 from runtime.bundle.bundle import Bundle
 from runtime.pipeline import MultimodalASR
+from runtime.recognizer import LEAST_TOKENS, TOKENS_PER_SECOND
 from runtime.sessions.factory import SessionFactory, SessionSettings
 from runtime.sessions.obstacles import ORT_NAMES
 from runtime.sessions.opening import open_sessions
@@ -57,7 +58,15 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = 
         "--max-new-tokens",
         type=int,
         metavar="N",
-        help="most tokens of a hypothesis (default: the checkpoint's)",
+        help="most tokens of a hypothesis (default: as --tokens-per-second says, within the checkpoint's)",
+    )
+    parser.add_argument(
+        "--tokens-per-second",
+        type=float,
+        metavar="R",
+        help=f"most tokens that a second of sound adds to {LEAST_TOKENS} without --max-new-tokens; inf for "
+        f"the checkpoint's limit (default: {TOKENS_PER_SECOND['en']:g} of English, else "
+        f"{TOKENS_PER_SECOND['other']:g})",
     )
     parser.add_argument(
         "--fixed-steps",
@@ -157,6 +166,7 @@ def make_pipeline(args: argparse.Namespace, *, alpha: float | None = None) -> Mu
         precision=args.precision,
         sessions=make_sessions(args, bundle),
         max_new_tokens=args.max_new_tokens,
+        tokens_per_second=args.tokens_per_second,
         fixed_steps=args.fixed_steps,
         window=args.window,
         distinct=args.distinct,

@@ -100,6 +100,7 @@ def beam_search(
     *,
     eos_token_id: int,
     max_length: int,
+    most_tokens: Sequence[int] | None = None,
     given_up: GivenUp = tuple,
 ) -> list[list[FinishedHypothesis]]:
     """Return the n-best list of every utterance, best first.
@@ -111,6 +112,7 @@ def beam_search(
         rules: Which tokens are permitted.
         eos_token_id: End of text.
         max_length: Most tokens that the model takes, prompt included.
+        most_tokens: Most tokens to generate of each utterance, (N,), within those of the settings.
         given_up: Asked between two steps for utterances that are not worth another one.
 
     Returns:
@@ -126,8 +128,8 @@ def beam_search(
             f"distinct is {settings.distinct!r}; expected 'tokens' here: see word_beam_search"
         )
     prompt_array = as_matrix(prompts)
-    limit = checked_limit(prompt_array, settings, rules, eos_token_id, max_length)
-    search = Search(len(prompt_array), limit, settings, eos_token_id)
+    limits = checked_limits(prompt_array, settings, rules, eos_token_id, max_length, most_tokens)
+    search = Search(limits, settings, eos_token_id)
     return run_search(search, decoder, prompt_array, settings, rules, given_up)
 
 
@@ -153,21 +155,30 @@ def run_search(
     return search.results(settings.count)
 
 
-def checked_limit(
+def checked_limits(
     prompts: NDArray[np.int64],
     settings: BeamSearchSettings,
     rules: TokenRules,
     eos_token_id: int,
     max_length: int,
-) -> int:
-    """Return the most tokens to generate.
+    most_tokens: Sequence[int] | None,
+) -> list[int]:
+    """Return the most tokens to generate of each utterance.
 
     Raises:
-        SettingsError: The settings do not fit the model.
+        SettingsError: The settings do not fit the model, or the limits the utterances.
     """
     if not 0 <= eos_token_id < rules.vocab_size:
         raise SettingsError(f"eos_token_id is {eos_token_id}; expected 0 to {rules.vocab_size - 1}")
-    return settings.new_token_limit(prompts.shape[1], max_length, rules.vocab_size)
+    limit = settings.new_token_limit(prompts.shape[1], max_length, rules.vocab_size)
+    if most_tokens is None:
+        return [limit] * len(prompts)
+    if len(most_tokens) != len(prompts) or min(most_tokens) < 1:
+        raise SettingsError(
+            f"most_tokens is {list(most_tokens)}; expected one number from 1 on for each of {len(prompts)} "
+            "utterances"
+        )
+    return [min(limit, most) for most in most_tokens]
 
 
 def as_matrix(prompts: Sequence[Sequence[int]] | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -211,11 +222,11 @@ class Search:
         parents: The beam of the previous step that each extends, (rows, K).
     """
 
-    def __init__(self, utterances: int, limit: int, settings: BeamSearchSettings, eos_token_id: int) -> None:
-        beams = settings.num_beams
+    def __init__(self, limits: Sequence[int], settings: BeamSearchSettings, eos_token_id: int) -> None:
+        utterances, beams = len(limits), settings.num_beams
         self._settings = settings
         self._eos = eos_token_id
-        self._limit = limit
+        self._limits = np.array(limits)  # most tokens of every row
         self._length = 0  # tokens generated so far
         self._pools = [_Pool(beams) for _ in range(utterances)]
         self._utterance = list(range(utterances))  # of every row
@@ -225,14 +236,14 @@ class Search:
         self._sums = np.full((utterances, beams), UNREACHABLE)
         self._sums[:, 0] = 0.0
         self._worst = np.full(utterances, UNREACHABLE)  # of every row's pool
-        self._history = np.zeros((utterances, beams, limit), np.int64)
+        self._history = np.zeros((utterances, beams, max(limits)), np.int64)
         self._row_index = np.arange(utterances)[:, None]
         self.tokens = np.zeros((utterances, beams), np.int64)
         self.parents = np.zeros((utterances, beams), np.int64)
 
     def is_open(self) -> bool:
         """Return whether any utterance can still change its list."""
-        return self._length < self._limit and True in self._live
+        return True in self._live
 
     def goes_on(self, given_up: Collection[int]) -> bool:
         """Close the utterances that were given up; return whether any other is open."""
@@ -264,8 +275,7 @@ class Search:
         tokens = candidates.reshape(rows, -1)[self._row_index, order]
         parents = order // log_probs.shape[2]
         # 2. Those that end here, by end-of-text or by length; only ones ranked among the first K are kept.
-        last = self._length + 1 == self._limit
-        hits = np.ones_like(tokens, dtype=bool) if last else tokens == self._eos
+        hits = (tokens == self._eos) | (self._limits == self._length + 1)[:, None]
         if hits[:, :beams].any():
             self._finish(totals, tokens, parents, hits[:, :beams])
             # 3. The best K of the others run on.
@@ -317,9 +327,10 @@ class Search:
         """Return for every row whether its best running beam can still improve its list."""
         settings = self._settings
         longest = settings.early_stopping == "never" and settings.length_penalty > 0
-        length = self._limit if longest else self._length
-        best = self._best_running() / np.float32(float(length) ** settings.length_penalty)
-        open_rows: NDArray[np.bool_] = best > self._worst
+        lengths = self._limits.tolist() if longest else [self._length]
+        divisors = np.array([float(length) ** settings.length_penalty for length in lengths], np.float32)
+        best: NDArray[np.float32] = self._best_running() / divisors
+        open_rows: NDArray[np.bool_] = (best > self._worst) & (self._length < self._limits)
         if settings.early_stopping is True:
             open_rows &= self._worst == UNREACHABLE
         if not open_rows.all():
@@ -350,6 +361,7 @@ class Search:
         self._live = [True] * live
         self._wasted = 0
         self._sums, self._worst, self._history = self._sums[rows], self._worst[rows], self._history[rows]
+        self._limits = self._limits[rows]
         self.tokens, self.parents = self.tokens[rows], self.parents[rows]
         self._row_index = self._row_index[:live]
         return rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,7 @@ class WhisperModel:
         *,
         timestamps: bool = False,
         languages: Sequence[str | None] | None = None,
+        most_tokens: Sequence[int] | None = None,
         given_up: GivenUp = tuple,
     ) -> list[list[FinishedHypothesis]]:
         """Beam search over encoded utterances; see `runtime.whisper.beam_search.beam_search`.
@@ -226,15 +228,26 @@ class WhisperModel:
             settings: How to search.
             timestamps: Whether the prompt asks for timestamps, whose rules then apply.
             languages: Code of the language of each utterance, for `distinct="words"`; None where unknown.
+            most_tokens: Most tokens to generate of each utterance, within those of the settings.
             given_up: Asked between two steps for utterances that are not worth another one.
         """
         rules = TokenRules.of_checkpoint(self.tokens, timestamps=timestamps)
-        limits = {"eos_token_id": self.tokens.eos_token_id, "max_length": self.tokens.max_length}
+        eos, max_length = self.tokens.eos_token_id, self.tokens.max_length
+        search = beam_search
+        if settings.distinct == "words":
+            keys = [self.word_keys(language) for language in languages or [None] * cross.batch]
+            search = partial(word_beam_search, keys=keys)
         decoder = self.step_decoder(cross)
-        if settings.distinct == "tokens":
-            return beam_search(decoder, prompts, settings, rules, **limits, given_up=given_up)
-        keys = [self.word_keys(language) for language in languages or [None] * cross.batch]
-        return word_beam_search(decoder, prompts, settings, rules, keys, **limits, given_up=given_up)
+        return search(
+            decoder,
+            prompts,
+            settings,
+            rules,
+            eos_token_id=eos,
+            max_length=max_length,
+            most_tokens=most_tokens,
+            given_up=given_up,
+        )
 
 
 def _require_names(session: ort.InferenceSession, expected: Iterable[str], graph: str) -> None:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from runtime.bundle.json_files import read_json_object
 from runtime.bundle.tokenizer_files import clean_up, load_tokenizer, tokenizer_faults
 from runtime.errors import BundleError, SettingsError
-from runtime.whisper.language_names import LANGUAGE_TOKEN, NAME_OF_CODE, language_code, nearest_language
+from runtime.whisper.language_names import LANGUAGE_TOKEN, NAME_OF_CODE, language_code, language_hint
 from runtime.whisper.prompt_defaults import TASKS, PromptDefaults, read_prompt_defaults
 from runtime.whisper.word_keys import WordKeys
 
@@ -129,7 +129,7 @@ class WhisperTokens:
         if code not in self.languages:
             raise SettingsError(
                 f"language is {language!r}, which this checkpoint does not have"
-                f"{nearest_language(language)}; it has {available}"
+                f"{language_hint(language)}; it has {available}"
             )
         return self.languages[code]
 

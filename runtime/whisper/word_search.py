@@ -26,7 +26,7 @@ from runtime.whisper.beam_search import (
     Search,
     StepDecoder,
     as_matrix,
-    checked_limit,
+    checked_limits,
     run_search,
 )
 from runtime.whisper.beam_settings import BeamSearchSettings
@@ -146,6 +146,7 @@ def word_beam_search(
     *,
     eos_token_id: int,
     max_length: int,
+    most_tokens: Sequence[int] | None = None,
     given_up: GivenUp = tuple,
 ) -> list[list[FinishedHypothesis]]:
     """Return n-best lists whose entries differ in words.
@@ -158,6 +159,7 @@ def word_beam_search(
         keys: What tells which hypotheses of an utterance say the same, one for each.
         eos_token_id: End of text.
         max_length: Most tokens that the model takes, prompt included.
+        most_tokens: Most tokens to generate of each utterance, (N,), within those of the settings.
         given_up: As for `beam_search`.
 
     Raises:
@@ -170,8 +172,8 @@ def word_beam_search(
         raise SettingsError(
             f"there are keys for {len(keys)} of {len(matrix)} utterances; expected one for each"
         )
-    limit = checked_limit(matrix, settings, rules, eos_token_id, max_length)
-    search = WordSearch(len(matrix), limit, settings, eos_token_id, keys)
+    limits = checked_limits(matrix, settings, rules, eos_token_id, max_length, most_tokens)
+    search = WordSearch(limits, settings, eos_token_id, keys)
     return run_search(search, decoder, matrix, settings, rules, given_up)
 
 
@@ -179,8 +181,7 @@ class WordSearch(Search):
     """`Search` whose beams and results differ in words.
 
     Args:
-        utterances: How many.
-        limit: Most tokens to generate.
+        limits: Most tokens to generate of each utterance.
         settings: How to search.
         eos_token_id: End of text.
         keys: Of each utterance.
@@ -188,14 +189,13 @@ class WordSearch(Search):
 
     def __init__(
         self,
-        utterances: int,
-        limit: int,
+        limits: Sequence[int],
         settings: BeamSearchSettings,
         eos_token_id: int,
         keys: Sequence[WordKeys],
     ) -> None:
-        super().__init__(utterances, limit, settings, eos_token_id)
-        beams = settings.num_beams
+        super().__init__(limits, settings, eos_token_id)
+        utterances, beams = len(limits), settings.num_beams
         self._word_pools = [_WordPool(beams, settings.length_penalty) for _ in range(utterances)]
         self._word_keys = list(keys)  # of every row
         self._said = [[WordKey()] * beams for _ in range(utterances)]  # of every beam
@@ -239,7 +239,8 @@ class WordSearch(Search):
             pool = self._word_pools[self._utterance[row]]
             if self._live[row] and not open_rows[row] and self._worst[row] > UNREACHABLE:
                 pool.close(self._length)
-            self._live[row] = self._live[row] and running > REAL and not pool.is_done(self._length)
+            goes_on = self._length < self._limits[row] and running > REAL and not pool.is_done(self._length)
+            self._live[row] = self._live[row] and bool(goes_on)
 
     def _best_running(self) -> NDArray[np.float32]:
         """Return that of the most probable spelling: it is spellings that the search ends with."""
@@ -256,7 +257,7 @@ class WordSearch(Search):
         order: NDArray[np.int64],
     ) -> list[_Group]:
         """Return the best 2K things that the candidates of a row say, best first."""
-        last = self._length + 1 == self._limit
+        last = self._length + 1 == self._limits[row]
         said, keys = self._said[row], self._word_keys[row]
         found: dict[tuple[WordKey, bool], _Group] = {}
         flat = masses.reshape(-1)[order].tolist()

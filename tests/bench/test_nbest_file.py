@@ -172,3 +172,17 @@ def test_a_place_where_nobody_can_write_is_named(tmp_path: Path) -> None:
     for path in (Path("/proc/nowhere/n.jsonl"), tmp_path):
         with pytest.raises(OutputError, match="cannot be written"):
             NBestWriter(path, HEADER)
+
+
+def test_a_key_given_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "n.jsonl"
+    write(path)
+    whole = path.read_text()
+    for key, line in (("reference", 3), ("schema", 1)):
+        lines = whole.split("\n")
+        lines[line - 1] = lines[line - 1].replace(f'"{key}"', f'"{key}": "", "{key}"')
+        path.write_text("\n".join(lines))
+        with pytest.raises(NBestFileError, match=rf"n\.jsonl:{line}: .*the key '{key}' is there twice"):
+            read_nbest(path)
+        with pytest.raises(NBestFileError, match=rf"n\.jsonl:{line}: .*the key '{key}' is there twice"):
+            NBestWriter(path, HEADER, resume=True)

@@ -68,6 +68,8 @@ def test_the_header_names_bundle_and_settings(nbest, pocket_asr):
     assert nbest.header.bundle == {"name": "pocket", "sha256": pocket_asr.bundle.digest}
     assert nbest.header.settings["precision"] == "fp32"
     assert nbest.header.settings["num_beams"] == 5
+    assert nbest.header.settings["max_new_tokens"] is None
+    assert nbest.header.settings["token_limit"] == {"least": 40, "en": 20.0, "other": 80.0}
 
 
 def test_the_control_picture_is_never_the_own_one(nbest, pocket_asr):

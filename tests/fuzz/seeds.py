@@ -154,6 +154,20 @@ def encoded(image: Image.Image, container: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
+def qoi(image: Image.Image) -> bytes:
+    """Write the Quite OK Image Format (qoiformat.org) plainly; older Pillows only read it."""
+    bands = len(image.getbands())
+    op = bytes([0xFE if bands == 3 else 0xFF])
+    pixels = b"".join(op + bytes(pixel) for pixel in np.asarray(image).reshape(-1, bands))
+    return b"qoif" + struct.pack(">IIBB", *image.size, bands, 0) + pixels + bytes(7) + b"\1"
+
+
+def psd(image: Image.Image) -> bytes:
+    """Write Photoshop's format without layers: header, three empty sections, planes as they are."""
+    head = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, image.height, image.width, 8, 3) + bytes(12)
+    return head + struct.pack(">H", 0) + np.asarray(image).transpose(2, 0, 1).tobytes()
+
+
 def image_seeds() -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -165,7 +179,11 @@ def image_seeds() -> list[bytes]:
         encoded(picture(), "WEBP"), encoded(picture("RGBA"), "WEBP", lossless=True),
         encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]), encoded(picture(), "AVIF"),
         encoded(picture(), "PPM"), encoded(picture("I"), "PPM"), encoded(picture("P"), "PNG", transparency=3),
-        encoded(picture(), "MPO", save_all=True, append_images=frames[1:]),
+        encoded(picture(), "MPO", save_all=True, append_images=frames[1:]), encoded(picture(), "JPEG2000"),
+        encoded(picture("RGBA"), "JPEG2000", no_jp2=True), encoded(picture("I;16"), "JPEG2000"),
+        encoded(picture("L"), "JPEG2000", tile_size=(16, 16), irreversible=True), encoded(picture(), "SGI"),
+        encoded(picture(), "DDS"), encoded(picture("RGBA"), "DDS", pixel_format="DXT5"), qoi(picture("RGBA")),
+        qoi(picture()), psd(picture()),
     ]  # fmt: skip
     seeds += [encoded(picture(mode), "PNG") for mode in ("RGB", "RGBA", "LA", "L", "1", "I;16")]
     seeds += [encoded(picture(mode), "TIFF") for mode in ("RGB", "CMYK", "F", "I;16", "P")]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -397,3 +398,56 @@ def test_a_decoder_that_yields_nan_is_named() -> None:
 def test_a_case_says_what_it_is() -> None:
     case: Case = random_case(7)
     assert str(case).startswith("seed 7: N=")
+
+
+# ------------------------------------------------------------------------------ limits of single utterances
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(
+    seeds=st.lists(st.integers(0, 10**6), min_size=1, max_size=5),
+    limits=st.lists(st.integers(1, 14), min_size=5, max_size=5),
+    beams=st.integers(1, 5),
+    early_stopping=st.sampled_from([False, True, "never"]),
+    penalty=st.sampled_from([-0.5, 0.0, 1.0]),
+)
+def test_each_utterance_keeps_its_own_limit_as_if_it_were_alone(
+    seeds: list[int], limits: list[int], beams: int, early_stopping: Literal["never"] | bool, penalty: float
+) -> None:
+    def search(
+        seeds: list[int], limits: list[int] | None, most: int | None = None
+    ) -> list[list[FinishedHypothesis]]:
+        how = BeamSearchSettings(
+            beams, max_new_tokens=most, early_stopping=early_stopping, length_penalty=penalty
+        )
+        return beam_search(
+            TableDecoder(seeds, VOCAB_SIZE, EOS),
+            [PROMPT] * len(seeds),
+            how,
+            TokenRules(VOCAB_SIZE, [1], [2]),
+            eos_token_id=EOS,
+            max_length=len(PROMPT) + 12,
+            most_tokens=limits,
+        )
+
+    limits = limits[: len(seeds)]
+    together = search(seeds, limits)
+    alone = [search([seed], None, min(12, most))[0] for seed, most in zip(seeds, limits, strict=True)]
+    assert together == alone
+    assert search(seeds, [12] * len(seeds)) == search(seeds, None)
+    # Within those of the settings.
+    assert search(seeds, limits, 3) == search(seeds, [min(3, most) for most in limits])
+
+
+@pytest.mark.parametrize("limits", [[], [1, 2], [0]])
+def test_limits_that_do_not_fit_the_utterances_are_refused(limits: list[int]) -> None:
+    with pytest.raises(SettingsError, match="most_tokens is"):
+        beam_search(
+            TableDecoder([0], VOCAB_SIZE, EOS),
+            [PROMPT],
+            BeamSearchSettings(),
+            TokenRules(VOCAB_SIZE),
+            eos_token_id=EOS,
+            max_length=14,
+            most_tokens=limits,
+        )

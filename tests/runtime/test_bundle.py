@@ -101,6 +101,21 @@ def test_a_manifest_that_says_nothing_is_refused(copied_bundle, text):
         Bundle.open(copied_bundle)
 
 
+def test_a_key_given_twice_is_named(copied_bundle):
+    path = copied_bundle / MANIFEST
+    path.write_text(path.read_text().replace("{", '{"files": {}, ', 1))
+    with pytest.raises(BundleError, match=r"bundle\.json cannot be read .*the key 'files' is there twice"):
+        Bundle.open(copied_bundle)
+
+
+def test_a_key_given_twice_in_settings_is_named(copied_bundle):
+    path = copied_bundle / "whisper" / "generation_config.json"
+    path.write_text(path.read_text().replace("{", '{"eos_token_id": 1, ', 1))
+    rehash(copied_bundle, "whisper/generation_config.json")
+    with pytest.raises(BundleError, match=r"generation_config\.json .*the key 'eos_token_id' is there twice"):
+        open_pipeline(copied_bundle)
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "whisper/../../secret", "..\\secret"])
 def test_a_name_that_leads_out_is_refused(copied_bundle, name):
     entry = {"bytes": 1, "sha256": "0" * 64}

@@ -217,14 +217,15 @@ def test_what_is_passed_over_in_a_folder_is_named(pocket_bundle, tmp_path, capsy
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     content = FIRST.image.read_bytes()
-    for name in ("a.webp", "B.JFIF", "._a.webp", "notes.docx", "Thumbs.db"):
+    for name in ("a.webp", "B.JFIF", "c.jp2", "._a.webp", "notes.docx", "Thumbs.db"):
         (pictures / name).write_bytes(content)
     (pictures / "inner.png").mkdir()
     cache = tmp_path / "c.npz"
     given = ["embed-images", str(pictures), "--bundle", str(pocket_bundle.folder), "--output", str(cache)]
     assert runtime.commands.main.main(given) == 0
     streams = capsys.readouterr()
-    assert "2 pictures" in streams.out
+    assert "3 pictures" in streams.out
     assert (
-        "passed over, no pictures by their names: ._a.webp, Thumbs.db, inner.png, notes.docx" in streams.err
+        "4 passed over, no pictures by their names: ._a.webp, Thumbs.db, inner.png/, notes.docx"
+        in streams.err
     )

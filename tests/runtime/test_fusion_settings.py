@@ -60,6 +60,13 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path, change, complaint):
     assert str(path) in str(caught.value)
 
 
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = FusionSettings(alpha=0.25).save(tmp_path / "fusion.json")
+    path.write_text(path.read_text().replace("{", '{"alpha": 0.5,', 1))
+    with pytest.raises(BundleError, match=r"fusion\.json .*the key 'alpha' is there twice"):
+        FusionSettings.load(path)
+
+
 def test_a_missing_file_and_one_that_is_no_json(tmp_path):
     with pytest.raises(SettingsError, match="no such file"):
         FusionSettings.load(tmp_path / "none.json")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.clip.cache import load_image_cache, save_image_cache
+from runtime.clip.cache import find_embedding, load_image_cache, save_image_cache
 from runtime.errors import ImageCacheError, OutputError
 
 
@@ -245,3 +245,23 @@ def test_unpacking_is_bounded(tmp_path):
     assert path.stat().st_size < 100_000
     with pytest.raises(ImageCacheError, match="50000000 bytes is no embedding"):
         load_image_cache(path)
+
+
+# -- names of either Unicode form ---------------------------------------------------------------------------
+
+NFC, NFD = "caf\u00e9.png", "cafe\u0301.png"
+
+
+@pytest.mark.parametrize(("stored", "asked"), [(NFC, NFD), (NFD, NFC), (NFC, NFC), (NFD, NFD)])
+def test_a_key_is_found_in_either_form(tmp_path, stored, asked):
+    save_image_cache(tmp_path / "c.npz", {stored: unit()[0], "cafe.png": unit()[1]})
+    cache = load_image_cache(tmp_path / "c.npz")
+    np.testing.assert_array_equal(find_embedding(cache, asked), unit()[0])
+    assert find_embedding(cache, "caf\u00e8.png") is None
+
+
+def test_of_two_forms_the_exact_one_goes_first(tmp_path):
+    save_image_cache(tmp_path / "c.npz", {NFC: unit()[0], NFD: unit()[1]})
+    cache = load_image_cache(tmp_path / "c.npz")
+    np.testing.assert_array_equal(find_embedding(cache, NFC), unit()[0])
+    np.testing.assert_array_equal(find_embedding(cache, NFD), unit()[1])

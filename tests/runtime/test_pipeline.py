@@ -1,10 +1,13 @@
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
 from runtime import Hypothesis, MultimodalASR
+from runtime.audio.load import load_audio
 from runtime.errors import (
     AudioError,
     AudioNotFoundError,
@@ -13,6 +16,8 @@ from runtime.errors import (
     ImageError,
     SettingsError,
 )
+from runtime.recognizer import LEAST_TOKENS
+from runtime.whisper.decoder import OnnxStepDecoder
 from tests.conftest import ROOT
 
 TEST_SET = ROOT / "bench" / "pocket" / "data" / "test"
@@ -206,3 +211,80 @@ def test_two_pipelines_over_one_bundle_agree(pocket_bundle, pocket_asr):
 def test_auto_is_the_language_that_nobody_names(pocket_bundle):
     asr = MultimodalASR(pocket_bundle, precision="fp32", providers="cpu", threads=1, language=" Auto ")
     assert asr.language is None
+
+
+# -- how long a text may be ---------------------------------------------------------------------------------
+
+
+def test_the_most_tokens_follow_the_length_of_the_sound(pocket_bundle):
+    asr = pipeline(pocket_bundle)
+    samples, unknown = [0, 1, 32_000], [None] * 3
+    assert asr.recognizer.most_tokens(samples, unknown) == [40, 41, 80]
+    slower = pipeline(pocket_bundle, tokens_per_second=3.5).recognizer
+    assert slower.most_tokens([32_000, 33_000], [None, None]) == [47, 48]
+    assert slower.token_limit == {"least": 40, "en": 3.5, "other": 3.5}
+    for options in ({"tokens_per_second": float("inf")}, {"max_new_tokens": 9}):
+        free = pipeline(pocket_bundle, **options).recognizer
+        assert (free.most_tokens(samples, unknown), free.token_limit) == (None, None)
+    multilingual = SimpleNamespace(
+        features=asr.whisper.features,
+        tokens=SimpleNamespace(is_multilingual=True, prompt=lambda _: []),
+    )
+    recognizer = dataclasses.replace(asr.recognizer, whisper=multilingual)
+    assert recognizer.most_tokens([32_000] * 3, ["en", "my", None]) == [80, 200, 200]
+
+
+def test_a_limit_cuts_as_the_same_number_of_new_tokens_does(pocket_bundle, monkeypatch):
+    audios = [TEST_SET / row["audio"] for row in ROWS[:6]]
+    monkeypatch.setattr("runtime.recognizer.LEAST_TOKENS", 2)
+    limited = pipeline(pocket_bundle, tokens_per_second=2.0)
+    together = limited.generate_nbest_batch(audios)
+    lengths = [limited.recognizer.most_tokens([load_audio(audio).size], [None])[0] for audio in audios]
+    assert len(set(lengths)) > 1
+    for audio, most, nbest in zip(audios, lengths, together, strict=True):
+        assert limited.generate_nbest(audio) == nbest
+        assert pipeline(pocket_bundle, max_new_tokens=most).generate_nbest(audio) == nbest
+        assert max(len(hypothesis.tokens) for hypothesis in nbest) <= most
+    # What is given goes before what is counted.
+    assert pipeline(pocket_bundle, tokens_per_second=2.0, max_new_tokens=5).generate_nbest(audios[0]) == (
+        pipeline(pocket_bundle, max_new_tokens=5).generate_nbest(audios[0])
+    )
+
+
+def test_a_loop_over_two_seconds_ends_long_before_the_checkpoint_does(pocket_bundle, monkeypatch):
+    """A decoder that never ends a text: what a short clip can cost."""
+    steps = []
+    waveform = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    step = OnnxStepDecoder.step
+
+    def endless(self, *arguments):
+        log_probs, tokens = step(self, *arguments)
+        steps.append(1)
+        return np.where(tokens == end_of_text, -np.inf, log_probs).astype(np.float32), tokens
+
+    asr = pipeline(pocket_bundle, tokens_per_second=10.0)
+    end_of_text = asr.whisper.tokens.eos_token_id
+    monkeypatch.setattr(OnnxStepDecoder, "step", endless)
+    nbest = asr.generate_nbest(waveform)
+    # One token is an end-of-text of the prompt's own step.
+    assert {len(hypothesis.tokens) for hypothesis in nbest} - {1} == {LEAST_TOKENS + 20}
+    assert len(steps) == LEAST_TOKENS + 20 - 1
+    assert asr.whisper.tokens.max_length > LEAST_TOKENS + 20
+
+
+def test_the_default_limit_changes_no_list(pocket_bundle):
+    audios = [TEST_SET / row["audio"] for row in ROWS[:40]]
+    free = pipeline(pocket_bundle, tokens_per_second=float("inf")).generate_nbest_batch(audios)
+    assert pipeline(pocket_bundle).generate_nbest_batch(audios) == free
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan"), True])
+def test_impossible_rates_are_refused(pocket_bundle, rate):
+    with pytest.raises(SettingsError, match="tokens_per_second"):
+        pipeline(pocket_bundle, tokens_per_second=rate)
+
+
+@pytest.mark.parametrize("language", [5, False, ["en"]])
+def test_a_language_that_is_no_text_is_refused_when_opened(pocket_bundle, language):
+    with pytest.raises(SettingsError, match=r"language is .*expected a code or name in quotes"):
+        pipeline(pocket_bundle, language=language)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from runtime.clip.pictures import MAX_PIXELS
+from runtime.clip.pictures import MAX_PIXELS, picture_suffixes
 from runtime.clip.pixels import ImagePreprocessor, load_image
 from runtime.errors import BundleError, BundleNotFoundError, ImageError, ImageNotFoundError
 from tests.conftest import SHARED
-from tests.fuzz.seeds import encoded, image_seeds, picture
+from tests.fuzz.seeds import encoded, image_seeds, picture, psd, qoi
 
 # Demanded. Both sides resize with Pillow and compute the rest in float32: measured 0.
 TOLERANCE = 1e-4
@@ -375,6 +376,75 @@ def test_half_uploaded_pictures_are_refused(content):
 def test_what_is_no_picture_is_said(content, words):
     with pytest.raises(ImageError, match=words):
         load_image(content)
+
+
+@pytest.mark.parametrize("container", ["JPEG2000", "QOI", "PSD", "DDS", "SGI"])
+def test_further_formats_of_absurd_sizes_are_refused_before_memory_is_taken(tmp_path, container):
+    side = 60_000 if container != "PSD" else 29_000
+    content, place, order = {
+        "JPEG2000": (encoded(picture(), "JPEG2000", no_jp2=True), 8, ">"),
+        "QOI": (qoi(picture()), 4, ">"),
+        "PSD": (psd(picture()), 14, ">"),
+        "DDS": (encoded(picture(), "DDS"), 12, "<"),
+        "SGI": (encoded(picture(), "SGI"), 6, ">"),
+    }[container]
+    sides = struct.pack(f"{order}{'HH' if container == 'SGI' else 'II'}", side, side)
+    path = tmp_path / "bomb"
+    path.write_bytes(content[:place] + sides + content[place + len(sides) :])
+    with pytest.raises(ImageError, match=r"\d+ x \d+ are \d+ million|exceeds limit|can be decoded"):
+        load_image(path)
+    assert peak_mib(str(path)) < 100
+
+
+def test_a_large_qoi_is_refused_because_its_decoder_is_slow():
+    content = bytearray(qoi(picture()))
+    content[4:12] = struct.pack(">II", 4000, 3000)
+    with pytest.raises(ImageError, match=r"12 million pixels; at most 11 million"):
+        load_image(bytes(content))
+
+
+def test_a_large_jpeg_2000_is_decoded_at_a_reduced_size():
+    content = encoded(picture(), "JPEG2000")
+    small = load_image(content, max_pixels=48 * 36)
+    assert small.size == (24, 18)
+    plain = np.asarray(picture().resize((24, 18), Image.Resampling.BOX), np.float32)
+    assert np.abs(np.asarray(small, np.float32) - plain).mean() < 20  # of noise of 55 levels
+    assert load_image(content).size == (48, 36)
+
+
+@pytest.mark.parametrize("container", ["TGA", "PCX"])
+def test_formats_without_a_mark_are_believed_by_their_name_alone(tmp_path, container):
+    content = encoded(picture(), container)
+    path = tmp_path / f"p.{container}"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(np.asarray(load_image(path)), np.asarray(picture()))
+    for other in (content, tmp_path / "p.jpg"):
+        if isinstance(other, Path):
+            other.write_bytes(content)
+        with pytest.raises(ImageError, match="no picture that can be decoded"):
+            load_image(other)
+
+
+def test_every_suffix_of_a_readable_format_is_one_of_a_picture():
+    suffixes = picture_suffixes()
+    for suffix in (
+        "jpg",
+        "jfif",
+        "png",
+        "apng",
+        "webp",
+        "avif",
+        "heic",
+        "jp2",
+        "j2k",
+        "qoi",
+        "psd",
+        "tga",
+        "mpo",
+    ):
+        assert f".{suffix}" in suffixes
+    for suffix in ("eps", "ps", "pdf", "wmf", "mpg", "txt", "ico"):
+        assert f".{suffix}" not in suffixes
 
 
 def test_pictures_of_iphones_are_read_where_their_package_is(monkeypatch):

@@ -180,3 +180,20 @@ def test_spoken_captions_are_understood(real):
     asr = real.asr("int8", window="auto")
     nbest = [asr.generate_nbest(row.audio) for row in rows]
     assert words_wer(rows, nbest) <= 0.06  # of all 150: 4.1 % and 3.3 %
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.skipif(not CAPTIONS.is_dir(), reason=f"no spoken captions at {CAPTIONS}")
+def test_the_default_limit_changes_no_list_of_the_spoken_captions(real):
+    """The figures of docs/research/most-tokens.md; 150 captions, twice."""
+    waveforms = [load_audio(row.audio) for row in read_manifest(CAPTIONS / "manifest.jsonl")]
+    free, limited = (real.asr("int8", tokens_per_second=rate) for rate in (float("inf"), None))
+    lists = [free.generate_nbest(waveform) for waveform in waveforms]
+    assert [limited.generate_nbest(waveform) for waveform in waveforms] == lists
+    longest = max(
+        max(len(hypothesis.tokens) for hypothesis in nbest) / (waveform.size / 16_000)
+        for waveform, nbest in zip(waveforms, lists, strict=True)
+    )
+    print(f"{real.name}: at most {longest:.1f} tokens a second")
+    assert longest < 20 / 2

@@ -5,12 +5,16 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.audio.load import load_audio
 from runtime.audio.pitch import pitch_movement
 from runtime.errors import SettingsError
 from runtime.pipeline import MultimodalASR
-from runtime.speech_gate import SpeechGate, loudest_dbfs, repeats_itself
+from runtime.repetition import loop_warning, loops, repeats_itself, words_of
+from runtime.results import Hypothesis, SegmentTranscription
+from runtime.speech_gate import SpeechGate, loudest_dbfs
 from tests.conftest import POCKET, SHARED
 from tests.tools.sounds import KINDS, RATE, sound
 
@@ -207,8 +211,77 @@ def test_rates_over_400_recordings_and_504_clips(pocket_bundle):
         ("ha ha ha ha ha", False),
         ("a bear and a bear and a bear", False),
         ("thank you thank you thank you thank you all", False),
+        ("谢谢大家。" * 6, True),
+        ("ご視聴ありがとうございました。" * 6, True),
+        ("ご視聴ありがとうございました。" * 2, False),
         ("", False),
     ],
 )
 def test_loops_at_the_end_of_a_text_are_told_from_emphasis(text, loops):
     assert repeats_itself(text) is loops
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("thank you thank you thank you thank you all", ("thank you", 4, 0, 8)),
+        ("so, you thank you thank you thank you thank", ("you thank", 4, 1, 9)),
+        ("a b you you you you you you b", ("you", 6, 2, 8)),
+        ("one two three " * 4 + "four", ("one two three", 4, 0, 12)),
+        ("a b c d e f g a b c d e f g a b c d e f g a b c d e f g", None),  # seven words
+        ("you you you you you", None),
+        ("", None),
+    ],
+)
+def test_where_a_loop_is_and_how_often(text, found):
+    assert next(loops(words_of(text)), None) == found
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30))
+def test_every_loop_is_one_and_none_is_missed(words):
+    for phrase, times, first, behind in loops(words):
+        assert words[first:behind] == phrase.split() * times
+    for size in range(1, 7):
+        for first in range(len(words)):
+            times = 6 if size == 1 else 4
+            if len(words) >= first + size * times and (
+                words[first : first + size * times] == words[first : first + size] * times
+            ):
+                assert any(loop.first <= first < loop.behind for loop in loops(words)), (words, first, size)
+
+
+def segment(start, text):
+    return SegmentTranscription(start, start + 30.0, text)
+
+
+def test_a_loop_over_an_audible_voice_is_kept_with_a_warning():
+    minutes = [segment(30.0 * number, "Thank you.") for number in range(6)]
+    expected = "'thank you' is there 6 times in a row, as in the loops of a model; listen to 0.0 to 180.0 s"
+    assert expected in loop_warning(minutes)
+    assert "listen to 30.0 to 60.0 s" in loop_warning([segment(0, "a bear"), segment(30, "bye " * 9)])
+    long_phrase = "seven words are more than are compared " * 9
+    assert "again and again" in loop_warning([segment(0, long_phrase)])
+    assert loop_warning([segment(0, "thank you"), segment(30, "no no no"), segment(60, "")]) is None
+    assert loop_warning([]) is None
+
+
+def test_the_warning_reaches_who_asked(pocket_bundle, monkeypatch):
+    asr = MultimodalASR(pocket_bundle, precision="fp32", providers="cpu", threads=1)
+    assert asr.transcribe(FIRST).warning is None
+    text = "thank you " * 12
+    monkeypatch.setattr(
+        type(asr.recognizer), "_lists", lambda *_: [[Hypothesis(text.strip(), -0.01, (1,), text)]]
+    )
+    result = asr.transcribe(FIRST)
+    assert result.transcription == text.strip()
+    assert "'thank you' is there 12 times" in result.to_dict()["warning"]
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not (SHARED / "flickr8k-spoken").is_dir(), reason="lies beside some checkouts only")
+def test_no_human_caption_or_sentence_runs_in_a_loop():
+    for name in ("flickr8k-spoken", "speech"):
+        rows = map(json.loads, (SHARED / name / "manifest.jsonl").read_text().splitlines())
+        texts = [row.get("reference") or row["text"] for row in rows]
+        assert texts
+        assert [text for text in texts if loop_warning([segment(0, text)])] == []

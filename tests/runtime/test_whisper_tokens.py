@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from runtime.errors import BundleError, BundleNotFoundError, SettingsError
-from runtime.whisper.language_names import NAME_OF_CODE, language_code, nearest_language
+from runtime.whisper import language_names as module
+from runtime.whisper.language_names import NAME_OF_CODE, language_code, language_hint
 from runtime.whisper.tokens import WhisperTokens
 from tests.conftest import SHARED
 
@@ -373,6 +374,26 @@ def test_names_a_tokenizer_of_another_checkpoint(tmp_path: Path) -> None:
         ("nb-NO", "no"),
         ("fil", "tl"),
         ("english", "en"),
+        *(
+            ("zh-yue", "yue"),
+            ("yue-Hant-HK", "yue"),
+            ("zh_YUE", "yue"),
+            ("Cantonese", "yue"),
+            ("粵語", "yue"),
+        ),
+        *(("zh-HK", "yue"), ("zh-Hant-HK", "yue"), ("zh-Hant-TW", "zh"), ("zh-CN", "zh"), ("zh-cmn", "zh")),
+        *(("粵語", "yue"), ("zh-nan", "nan"), ("cmn-Hans", "zh"), ("中文", "zh"), ("Mandarin", "zh")),
+        *(("Deutsch", "de"), ("deu", "de"), ("GER", "de"), ("deu-DE", "de"), ("español", "es")),
+        *(("Espan\u0303ol", "es"), ("espanol", "es"), ("spa", "es"), ("FRANÇAIS", "fr"), ("fre", "fr")),
+        *(("Русский", "ru"), ("日本語", "ja"), ("한국어", "ko"), ("हिन्दी", "hi"), ("العربية", "ar")),
+        *(
+            ("de_DE.UTF-8", "de"),
+            ("de_CH@euro", "de"),
+            ("Haitian Creole", "ht"),
+            ("haitian_creole", "ht"),
+            ("Kreyòl ayisyen", "ht"),
+            ("lao", "lo"),
+        ),
     ],
 )
 def test_languages_are_understood_as_people_write_them(written, code):
@@ -382,4 +403,42 @@ def test_languages_are_understood_as_people_write_them(written, code):
 @pytest.mark.parametrize(("written", "near"), [("Turkisch", "turkish"), ("englsh", "english"), ("xx-yy", "")])
 def test_the_nearest_language_is_named(written, near):
     assert language_code(written) not in NAME_OF_CODE
-    assert near in nearest_language(written)
+    assert near in language_hint(written)
+
+
+def test_no_name_and_no_code_means_two_languages():
+    names: dict[str, set[str]] = {}
+    for table in (module._TABLE, module._OWN_NAMES, module._OTHER_CODES):
+        for name, code in module._pairs(table):
+            names.setdefault(module._folded(name), set()).add(code)
+            assert language_code(name) == code
+    assert {name: codes for name, codes in names.items() if len(codes) > 1} == {}
+    assert all(language_code(code) == code for code in NAME_OF_CODE)
+    assert len(NAME_OF_CODE) == 100
+    three = {code for name, code in module._pairs(module._OTHER_CODES) if len(name) == 3}
+    assert three | {code for code in NAME_OF_CODE if len(code) == 3} == set(NAME_OF_CODE)
+
+
+@pytest.mark.parametrize("language", ["yue", "zh-yue", "cantonese", "zh-HK"])
+def test_cantonese_is_not_taken_for_mandarin(tmp_path, multilingual, language):
+    assert WhisperTokens.from_folder(multilingual).prompt(language)[1] == 260
+    folder = write_checkpoint(
+        tmp_path / "older", multilingual=True, lang_to_id={"<|en|>": 258, "<|zh|>": 259}
+    )
+    older = WhisperTokens.from_folder(folder)
+    assert older.prompt("zh-TW")[1] == 259
+    with pytest.raises(SettingsError, match=rf"'{language}', which .* \(older .*'zh'"):
+        older.prompt(language)
+
+
+@pytest.mark.parametrize("language", [5, 0, False, 1.5, ["en"], b"en"])
+def test_a_language_that_is_no_text_is_one_clear_error(multilingual, english, language):
+    for folder in (multilingual, english):
+        with pytest.raises(SettingsError, match=r"language is .*expected a code or name in quotes"):
+            WhisperTokens.from_folder(folder).prompt(language)
+
+
+def test_a_known_language_that_is_lacking_gets_no_false_hint(multilingual):
+    with pytest.raises(SettingsError) as caught:
+        WhisperTokens.from_folder(multilingual).prompt("fr")
+    assert "did you mean" not in str(caught.value)

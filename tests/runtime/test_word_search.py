@@ -118,6 +118,31 @@ def test_a_list_does_not_depend_on_its_batch_mates(seeds, beams):
 
 
 @settings(deadline=None, max_examples=40)
+@given(
+    seeds=st.lists(st.integers(0, 10**6), min_size=5, max_size=5),
+    limits=st.lists(st.integers(1, 8), min_size=5, max_size=5),
+    beams=st.integers(1, 5),
+)
+def test_each_utterance_keeps_its_own_limit(seeds, limits, beams):
+    def search(seeds, most_tokens, how):
+        return word_beam_search(
+            TableDecoder(seeds, VOCABULARY, EOS, 1.0),
+            [PROMPT] * len(seeds),
+            how,
+            TokenRules(VOCABULARY),
+            [Pieces()] * len(seeds),
+            eos_token_id=EOS,
+            max_length=len(PROMPT) + 6,
+            most_tokens=most_tokens,
+        )
+
+    together = search(seeds, limits, BeamSearchSettings(beams))
+    for seed, most, found in zip(seeds, limits, together, strict=True):
+        assert search([seed], None, BeamSearchSettings(beams, max_new_tokens=min(6, most))) == [found]
+    assert search(seeds, [6] * 5, BeamSearchSettings(beams)) == search(seeds, None, BeamSearchSettings(beams))
+
+
+@settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**6), beams=st.integers(1, 6), limit=st.integers(1, 6))
 def test_where_no_two_say_the_same_the_list_is_that_of_tokens(seed, beams, limit):
     class Different:

@@ -1,11 +1,15 @@
 """The one way to write: all of it, or what was there before."""
 
+import errno
 import json
+import logging
+import os
 import subprocess
 import sys
 
 import pytest
 
+from bench.nbest.file import NBestHeader, NBestUtterance, NBestWriter, read_nbest
 from runtime import write_whole as module
 from runtime.errors import OutputError
 from runtime.write_whole import lock, replace_folder, write_json, write_text, write_whole, write_whole_folder
@@ -97,3 +101,28 @@ def test_one_process_at_a_time_has_a_file(tmp_path):
         assert lock(file, wait=True)
         assert other() == "False"
     assert other() == "True"
+
+
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
+def test_without_locks_it_says_so_and_goes_on(tmp_path, monkeypatch, caplog, number, wait):
+    def none(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module.fcntl, "flock", none)
+    with (tmp_path / "f").open("w") as file, caplog.at_level(logging.WARNING):
+        assert lock(file, wait=wait)
+    assert f"{tmp_path / 'f'}: its file system has no locks ({os.strerror(number)})" in caplog.text
+    header = NBestHeader({"sha256": "abc"}, {})
+    with NBestWriter(tmp_path / "n.jsonl", header) as writer:
+        writer.write(NBestUtterance("u", "x"))
+    assert [utterance.id for utterance in read_nbest(tmp_path / "n.jsonl").utterances] == ["u"]
+
+
+def test_a_lock_that_fails_is_an_output_error(tmp_path, monkeypatch):
+    def broken(file, operation):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(module.fcntl, "flock", broken)
+    with (tmp_path / "f").open("w") as file, pytest.raises(OutputError, match=r"f cannot be locked: Input"):
+        lock(file, wait=True)

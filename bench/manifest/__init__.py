@@ -1,0 +1,8 @@
+"""Manifests: which audio belongs to which picture and which reference.
+
+May import: `runtime`.
+"""
+
+from bench.manifest.utterances import Utterance, read_manifest
+
+__all__ = ["Utterance", "read_manifest"]
