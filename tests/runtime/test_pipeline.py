@@ -228,7 +228,9 @@ def test_the_most_tokens_follow_the_length_of_the_sound(pocket_bundle):
         assert (free.most_tokens(samples, unknown), free.token_limit) == (None, None)
     multilingual = SimpleNamespace(
         features=asr.whisper.features,
-        tokens=SimpleNamespace(is_multilingual=True, prompt=lambda _: []),
+        tokens=SimpleNamespace(
+            is_multilingual=True, languages={"en": 1}, prompt=lambda _: [0], max_length=448, vocab_size=99
+        ),
     )
     recognizer = dataclasses.replace(asr.recognizer, whisper=multilingual)
     assert recognizer.most_tokens([32_000] * 3, ["en", "my", None]) == [80, 200, 200]
