@@ -26,12 +26,12 @@ from export.short_window.gate import add_short_encoder
 from runtime.bundle.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle
 from runtime.bundle.graph import FIXED_DECODER, graph_path, sha256_of
 from runtime.errors import BundleError, EarsightError, OutputError, SettingsError
-from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
+from runtime.sessions.factory import Provider, SessionFactory, SessionSettings, select_provider
 from runtime.whisper.log_mel import LogMelExtractor
 from runtime.write_whole import lock, replace_folder, set_aside, sync_folder, write_json
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
-EXPORTER_REVISION: Final = 14
+EXPORTER_REVISION: Final = 15
 FULL_DISK_BYTES: Final = 1 << 20  # with less left, a write that failed is taken to have failed for that
 PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
 
@@ -44,7 +44,7 @@ class ExportRequest:
         whisper: The Whisper checkpoint.
         clip: The CLIP checkpoint.
         output: Bundle folder.
-        precisions: Of "fp32", "int8", "fp16".
+        precisions: Of "fp32", "int8", "fp16", "bf16".
         overwrite: Replace a folder that is there and is no bundle.
         fixed_steps: Also write the decoder in fixed shapes, for CUDA graphs.
     """
@@ -62,6 +62,11 @@ class ExportRequest:
             raise SettingsError(
                 f"precisions are {','.join(self.precisions) or 'empty'}; "
                 f"expected some of {','.join(PRECISIONS)}"
+            )
+        if "bf16" in self.precisions and "fp32" not in self.precisions:
+            raise SettingsError(
+                f"precisions are {','.join(self.precisions)}; bf16 has no files of its own, it is computed "
+                "from those of fp32: put fp32 in as well"
             )
         if self.fixed_steps and set(self.precisions) == {"int8"}:
             raise SettingsError("--fixed-steps needs fp32 or fp16 among the precisions: CUDA runs no int8")
@@ -154,9 +159,11 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
         ),
         _Part("clip", request.clip, load_clip, save_clip_settings, CLIP_GRAPHS, check_clip),
     )
-    sessions = SessionFactory(select_provider("cpu"), SessionSettings())
     wanted = identity["precisions"]
-    made = [p for p in PRECISIONS if p in wanted or (p == "fp32" and "int8" in wanted)]
+    sessions = {
+        precision: SessionFactory(_provider_for(precision), SessionSettings()) for precision in wanted
+    }
+    made = [p for p in PRECISIONS if p != "bf16" and (p in wanted or (p == "fp32" and "int8" in wanted))]
     parity: dict[str, list[dict[str, Any]]] = {precision: [] for precision in wanted}
     sources: dict[str, Any] = {}
     more: dict[str, Any] = {}
@@ -175,10 +182,11 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
             for precision in made:
                 bar.set_postfix_str(f"{part.folder} {precision}")
                 write_graphs(model, part.graphs, precision, folder, ranges)
-                if precision in wanted:
-                    found = part.check(folder, precision, model, sessions)
-                    parity[precision] += [difference.to_dict() for difference in found]
                 bar.update()
+            for precision in wanted:
+                bar.set_postfix_str(f"check {part.folder} {precision}")
+                found = part.check(folder, precision, model, sessions[precision])
+                parity[precision] += [difference.to_dict() for difference in found]
             if part.complete:
                 bar.set_postfix_str(f"complete {part.folder}")
                 more |= part.complete(model, folder, made, wanted, sessions, ranges)
@@ -187,10 +195,27 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
             del model
             gc.collect()
     if request.fixed_steps:
-        for precision in set(wanted) - {"int8"}:
+        for precision in set(wanted) - {"int8", "bf16"}:
             decoder = folder / graph_path("decoder_model", precision)
             write_fixed_decoder(decoder, folder / graph_path(FIXED_DECODER, precision))
     _write_manifest(folder, request.output.name, identity, sources, {"parity": parity, **more})
+
+
+def _provider_for(precision: str) -> Provider:
+    """Return where a precision is checked: the CPU provider runs all of them but bf16.
+
+    Raises:
+        ProviderError: OpenVINO, which computes bf16, cannot run here.
+        SettingsError: It runs here, and the processor has no units for bf16.
+    """
+    if precision != "bf16":
+        return select_provider("cpu")
+    provider = select_provider("openvino")
+    if not provider.bf16:
+        raise SettingsError(
+            "this processor has no units for bf16, which cannot be checked here; leave it out"
+        )
+    return provider
 
 
 def _describe_source(source: Source, model: Any, fingerprint: str) -> dict[str, Any]:

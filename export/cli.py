@@ -53,7 +53,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision",
         default="fp32,int8",
         metavar="LIST",
-        help=f"comma-separated, of {','.join(PRECISIONS)} (default %(default)s; CPUs: int8, GPUs: fp16)",
+        help=f"comma-separated, of {','.join(PRECISIONS)} (default %(default)s; CPUs: int8, GPUs: fp16, "
+        "OpenVINO: bf16)",
     )
     parser.add_argument(
         "--fixed-steps", action="store_true", help="also write the decoder in fixed shapes, for CUDA graphs"

@@ -30,6 +30,7 @@ from runtime.whisper.model import WhisperModel
 # log-probabilities    0.05             0.19
 # embeddings           0.007            0.015 to 1.8, three quarters above 0.1
 #
+# bf16 has 8 bits (base: cross-attention 0.02 to 0.026); its decoder is the int8 one where there is one.
 # The embeddings are those of the small CLIP trained here; a published one may err more, and gets room for it.
 # What int8 does to words is measured by `python -m bench accuracy`.
 CROSS, LOG_PROBS, EMBEDDINGS = "cross-attention", "log-probabilities", "embeddings"
@@ -37,6 +38,7 @@ TOLERANCE: Final = MappingProxyType(
     {
         "fp32": {CROSS: 1e-3, LOG_PROBS: 1e-3, EMBEDDINGS: 1e-3},
         "fp16": {CROSS: 3e-2, LOG_PROBS: 3e-2, EMBEDDINGS: 3e-2},
+        "bf16": {CROSS: 0.08, LOG_PROBS: 0.1, EMBEDDINGS: 0.05},
         "int8": {CROSS: 0.25, LOG_PROBS: 0.1, EMBEDDINGS: 0.1},
     }
 )

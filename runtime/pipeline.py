@@ -56,9 +56,10 @@ class MultimodalASR:
         image_cache: Embeddings by key, or the .npz file that holds them.
         language: Language code ("en", "en-US") or name; None and "auto" take the checkpoint's own, else it is
             detected. English-only checkpoints take None or "en".
-        precision: "fp32", "int8" or "fp16"; None for int8 on a CPU and fp16 on a GPU where the bundle
-            has it, else fp32.
-        providers: "cpu", "cuda", "tensorrt", or several in order of preference; None for the best that works.
+        precision: "fp32", "int8", "fp16" or "bf16"; None for int8 on a CPU, fp16 on a GPU and bf16 with
+            OpenVINO where the bundle has it, else fp32.
+        providers: "cpu", "cuda", "tensorrt", "openvino", or several in order of preference; None for the
+            best that works.
         threads: Threads of one ONNX Runtime operator; None for all physical cores.
         sessions: What opens the graphs, in place of `providers` and `threads`: `open_sessions` makes it with
             every setting (device, engines, TF32, GPU memory).
@@ -124,7 +125,7 @@ class MultimodalASR:
             precision=precision,
             settings=SessionSettings(threads=threads),
         )
-        self.precision = precision or default_precision(self.bundle, self.sessions.device)
+        self.precision = precision or default_precision(self.bundle, self.sessions.choice)
         model = FixedWhisperModel if fixed_steps else WhisperModel
         self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions, window)
         self.text_encoder = TextEncoder(self.bundle, self.precision, self.sessions)

@@ -9,12 +9,15 @@ from typing import Any
 
 from bench.latency.architecture import ArchitectureSettings, measure_architecture
 from bench.latency.bundle import BundleSettings, measure_bundle
+from bench.latency.clips import ClipSettings, measure_clips
 from bench.latency.side_by_side import Rounds
 from bench.latency.tables import report_text
 from bench.measure.system_info import system_info, usable_cores
 from bench.peers.registry import SPEECH_PRECISIONS
+from bench.report.plots import draw_accuracy_over_time
 from runtime.commands.console import EXIT_DONE
 from runtime.errors import OutputError, SettingsError
+from runtime.sessions.obstacles import ORT_NAMES
 from runtime.whisper.beam_settings import DISTINCT
 from runtime.whisper.short_encoder import WINDOWS
 from runtime.write_whole import write_json
@@ -38,12 +41,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"folder for {FILE_NAME}")
     parser.add_argument(
-        "--precision", metavar="LIST", help="fp32,int8,… (bundle: one; default: the runtime's choice)"
+        "--precision",
+        metavar="LIST",
+        help="fp32,int8,… (a bundle without --against: one; default: the runtime's choice)",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads of one operator (default: all cores)"
     )
     parser.add_argument("--beams", type=int, default=5, metavar="K", help="beams and hypotheses (default 5)")
+    parser.add_argument(
+        "--against", default="", metavar="LIST", help=f"peers in the same run, of {','.join(PEERS)}"
+    )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=Path("models/architectures"),
+        metavar="DIR",
+        help="checkpoints and converted models, kept for the next run (default %(default)s)",
+    )
     parser.add_argument(
         "--repeats", type=int, metavar="N", help="measured rounds (default: bundle 3, architecture 10)"
     )
@@ -56,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_bundle_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", type=Path, metavar="MANIFEST", help="audio, references and pictures")
-    group.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), help="default: the best that works")
+    group.add_argument("--provider", choices=sorted(ORT_NAMES), help="default: the best that works")
     group.add_argument("--language", metavar="L", help="default: detected, which takes a decoder step")
     group.add_argument(
         "--window", choices=WINDOWS, default=WINDOWS[0], help="of the encoder (default %(default)s)"
@@ -75,12 +90,22 @@ def _add_bundle_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--pareto", default="", metavar="LIST", help="beams, such as 1,3,5: WER against time, every precision"
     )
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="with --against: the Whisper that the bundle was made of (default: the package that holds it)",
+    )
+    group.add_argument(
+        "--busy",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --against: processes that keep the processor busy meanwhile (default none)",
+    )
 
 
 def _add_architecture_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--against", default="", metavar="LIST", help=f"peers in the same run, of {','.join(PEERS)}"
-    )
     group.add_argument("--steps", type=int, default=32, metavar="N", help="generated tokens (default 32)")
     group.add_argument(
         "--seconds",
@@ -95,25 +120,23 @@ def _add_architecture_arguments(group: argparse._ArgumentGroup) -> None:
         "--slow-repeats", type=int, default=1, metavar="N", help="rounds of the notebook's call"
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and inputs")
-    group.add_argument(
-        "--models",
-        type=Path,
-        default=Path("models/architectures"),
-        metavar="DIR",
-        help="checkpoints and converted models, kept for the next run (default %(default)s)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write latency.json, print its tables."""
     progress = sys.stderr.isatty()
-    if args.bundle:
+    if args.bundle and args.against:
+        clips = clip_settings(args)
+        report = make_report(lambda: measure_clips(clips, progress))
+    elif args.bundle:
         settings = bundle_settings(args)
         report = make_report(lambda: measure_bundle(settings, progress))
     else:
         architecture = architecture_settings(args)
         report = make_report(lambda: measure_architecture(architecture, progress))
     path = write_report(report, args.output)
+    if report["mode"] == "clips":
+        draw_accuracy_over_time(report, args.output)
     print(report_text(report))
     print(path)
     return EXIT_DONE
@@ -139,12 +162,12 @@ def bundle_settings(args: argparse.Namespace) -> BundleSettings:
     """
     if args.data is None:
         raise SettingsError("--bundle needs --data MANIFEST: the audio to measure on")
-    if args.against:
-        raise SettingsError("--against belongs to --architecture: peers run on the same random checkpoint")
-    if args.precision and "," in args.precision:
+    if args.precision and "," in args.precision and not args.against:
         raise SettingsError(
             f"--precision is {args.precision!r}; with --bundle give one, or use --pareto for all"
         )
+    if not args.against and (args.checkpoint is not None or args.busy):
+        raise SettingsError("--checkpoint and --busy belong to --against: they are about peers")
     return BundleSettings(
         bundle=args.bundle,
         data=args.data,
@@ -163,6 +186,22 @@ def bundle_settings(args: argparse.Namespace) -> BundleSettings:
         window=args.window,
         max_new_tokens=args.max_new_tokens,
         distinct=args.distinct,
+    )
+
+
+def clip_settings(args: argparse.Namespace) -> ClipSettings:
+    """Build the settings of a bundle beside its peers from the command line.
+
+    Raises:
+        SettingsError: `--data` is missing, or a number is out of range.
+    """
+    return ClipSettings(
+        bundle_settings(args),
+        peers=_names(args.against),
+        precisions=_names(args.precision or "int8,fp32"),
+        checkpoint=args.checkpoint,
+        models=args.models,
+        busy=args.busy,
     )
 
 

@@ -27,7 +27,6 @@ from bench.peers.driver import Worker
 from bench.peers.models import ModelFolders, make_workload, prepare_models, read_geometry
 from bench.peers.registry import SPEECH_PRECISIONS, TEXT_PRECISIONS, expand
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.graph import graph_path
 from runtime.errors import SettingsError
 
 OURS, OURS_SHORT = "earsight", "earsight_short"
@@ -176,7 +175,7 @@ def step_bytes(
     bundle: Path, precision: str, geometry: dict[str, Any], workload: Workload, utterances: int
 ) -> dict[str, int]:
     """Return what an average decoder step reads, in bytes, by kind and in total."""
-    graph = Bundle.open(bundle).verified(graph_path("decoder_model", precision))
+    graph = Bundle.open(bundle).graph("decoder_model", precision).path
     parts = {
         "weights": weight_bytes(graph),
         "cross_attention": cross_bytes(geometry, utterances),

@@ -255,13 +255,14 @@ def pareto_points(
                     utterance.audio, image_id=utterance.image_id, image_path=utterance.image
                 )
             texts.append(result.transcription)
-        wer, notebook_wer = (_corpus_wer(references, texts, each) for each in (scorer, notebook))
+        wer, notebook_wer = (corpus_wer(references, texts, each) for each in (scorer, notebook))
         milliseconds = summarize(watch.raw("whole")).median * 1e3
         points.append(Point(precision, beams, wer, milliseconds, f"{window} window", notebook_wer))
     return points
 
 
-def _corpus_wer(references: Sequence[str], texts: Sequence[str], scorer: Normalizer) -> float:
+def corpus_wer(references: Sequence[str], texts: Sequence[str], scorer: Normalizer) -> float:
+    """Return the word error rate over all texts, both sides normalised."""
     counts = count_word_errors([scorer.apply(text) for text in references], [scorer.apply(t) for t in texts])
     return error_rate(int(counts.errors.sum()), int(counts.reference_length.sum()))
 

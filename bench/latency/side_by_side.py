@@ -126,9 +126,14 @@ def started(
         threads: Of every system.
         load: Further arguments of the load request.
     """
+    ours = [name for name in systems if name.startswith("earsight")]
     with ExitStack() as stack:
-        places = {name: converted(kind, name, folders.source(name, kind), folders.root) for name in systems}
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="earsight-")))
+        places = {
+            # This project's own folder is a link to the bundle, which may be another one next time.
+            name: converted(kind, name, folders.source(name, kind), logs if name in ours else folders.root)
+            for name in systems
+        }
         workers, results = {}, {}
         for name in systems:
             worker = stack.enter_context(Worker(kind, name, threads, logs / f"{name}.log"))

@@ -14,6 +14,8 @@ def report_text(report: dict[str, Any]) -> str:
     parts = [_machine(report["system"])]
     if report["mode"] == "bundle":
         parts += _bundle(report)
+    elif report["mode"] == "clips":
+        parts += _clips(report)
     elif report["mode"] == "architecture":
         parts += _architecture(report)
     else:
@@ -92,6 +94,30 @@ def _architecture(report: dict[str, Any]) -> list[str]:
             f"{share * 100:.1f} % of decoding is outside ONNX Runtime"
         )
     return parts
+
+
+def _clips(report: dict[str, Any]) -> list[str]:
+    settings, data = report["settings"], report["data"]
+    company = f", {settings['busy_processes']} busy processes" if settings["busy_processes"] else ""
+    head = (
+        f"{report['bundle']['name']} {report['bundle']['sha256'][:12]}, {data['utterances']} utterances, "
+        f"{data['audio_s']:.1f} s of audio, {settings['beams']} beams, {settings['threads']} threads{company}"
+    )
+    rows = [f"{'system':<24}{'p50':>9}{'p95':>9}{'encoder':>9}{'decoding':>9}{'WER %':>8}{'changed %':>11}"]
+    for system in report["systems"]:
+        stages, accuracy = system["stages"], report["accuracy"][system["name"]]
+        times = [stages["whole"]["percentiles"][name]["seconds"] for name in ("p50", "p95")]
+        times += [stages[name]["percentiles"]["p50"]["seconds"] for name in ("encoder", "decoding")]
+        cells = "".join(f"{seconds * 1e3:>9.1f}" for seconds in times)
+        changed = accuracy["first_changed"]
+        shown = "–" if changed is None else f"{changed * 100:.1f}"
+        rows.append(f"{system['name']:<24}{cells}{accuracy['wer'] * 100:>8.2f}{shown:>11}")
+    notes = (
+        f"milliseconds from log-mel to n-best tokens; WER: texts are {report['normalizer']['description']}; "
+        "changed: first texts that differ from the system's float32"
+    )
+    peers = [entry for entry in report["ratios"] if not entry["system"].startswith("earsight")]
+    return [head, "\n".join([*rows, notes]), _ratios(peers)]
 
 
 def _window(settings: dict[str, Any]) -> str:

@@ -20,15 +20,16 @@ class PeerError(EarsightError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The same work for every system: a fixed number of generated tokens.
+    """The same work for every system.
 
     Attributes:
         prompt: Decoder prompt, token ids.
         end_of_text: Token id that no system may generate before the last step.
-        steps: Generated tokens of every hypothesis.
+        steps: Generated tokens of every hypothesis, or the most of them.
         beams: Beams, and hypotheses returned.
         threads: Threads of the engine's compute pool.
         speech: Share of the window that holds speech; the rest is padding.
+        fixed_length: Whether all hypotheses have `steps` tokens; else they end where the model ends them.
     """
 
     prompt: tuple[int, ...]
@@ -37,6 +38,7 @@ class Workload:
     beams: int = 5
     threads: int = 2
     speech: float = 1.0
+    fixed_length: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no system could do."""
@@ -82,7 +84,12 @@ class NBest:
             if len(hypotheses) != workload.beams:
                 raise PeerError(f"{len(hypotheses)} hypotheses came back, {workload.beams} were asked for")
             lengths = sorted({len(tokens) for tokens in hypotheses})
-            if lengths != [workload.steps]:
+            if not workload.fixed_length:
+                if lengths[-1] > workload.steps:
+                    raise PeerError(
+                        f"a hypothesis of {lengths[-1]} tokens came back, {workload.steps} are allowed"
+                    )
+            elif lengths != [workload.steps]:
                 raise PeerError(f"hypotheses of {lengths} tokens came back, all should have {workload.steps}")
 
     @property

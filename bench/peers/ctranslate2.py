@@ -6,6 +6,8 @@ from typing import Any
 from bench.measure.timing import Stopwatch
 from bench.peers.base import Features, NBest, Workload
 
+MODEL_FILE = "model.bin"
+LINK = "checkpoint"
 COMPUTE_TYPES = {"fp32": "float32", "int8": "int8"}
 
 
@@ -20,7 +22,13 @@ class CTranslate2:
         self._model: Any = None
 
     def convert(self, checkpoint: Path, folder: Path) -> None:
-        """Convert the transformers checkpoint with CTranslate2's own converter."""
+        """Convert the transformers checkpoint with CTranslate2's own converter.
+
+        A folder of CTranslate2 is taken as it is: the engine converts its weights when it loads them.
+        """
+        if (checkpoint / MODEL_FILE).is_file():
+            (folder / LINK).symlink_to(checkpoint.resolve(), target_is_directory=True)
+            return
         from ctranslate2.converters import TransformersConverter
 
         converter = TransformersConverter(str(checkpoint))
@@ -31,7 +39,7 @@ class CTranslate2:
         import ctranslate2
 
         self._model = ctranslate2.models.Whisper(
-            str(folder),
+            str(folder / LINK if (folder / LINK).is_dir() else folder),
             device="cpu",
             compute_type=COMPUTE_TYPES[self.precision],
             intra_threads=workload.threads,
@@ -39,8 +47,11 @@ class CTranslate2:
         )
 
     def run(self, features: Features, workload: Workload, watch: Stopwatch) -> NBest:
-        """Encode, then search with end-of-text forbidden, so that every hypothesis has the asked length."""
+        """Encode, then search; where all hypotheses have one length, end-of-text is forbidden."""
         import ctranslate2
+
+        # -1 stands for the list of the checkpoint.
+        suppressed = [-1, workload.end_of_text] if workload.fixed_length else [-1]
 
         with watch.lap("encoder"):
             encoded = self._model.encode(ctranslate2.StorageView.from_array(features), to_cpu=False)
@@ -53,8 +64,7 @@ class CTranslate2:
                 return_scores=True,
                 # Half of it is what the engine generates at most.
                 max_length=2 * workload.steps,
-                # -1 stands for the list of the checkpoint.
-                suppress_tokens=[-1, workload.end_of_text],
+                suppress_tokens=suppressed,
             )
         sequences = [[list(tokens) for tokens in result.sequences_ids] for result in results]
         return NBest(sequences, [list(result.scores) for result in results])

@@ -70,7 +70,7 @@ def cpu_sessions(threads: int | None) -> SessionFactory:
 
 
 class EarsightSpeech:
-    """`runtime.whisper.model.WhisperModel` with the checkpoint's token rules and end-of-text forbidden."""
+    """`runtime.whisper.model.WhisperModel` with the checkpoint's token rules."""
 
     fewest_runs = False
     system = "earsight"
@@ -89,14 +89,16 @@ class EarsightSpeech:
     def load(self, folder: Path, workload: Workload) -> None:
         """Verify the bundle and create the sessions of encoder and decoder."""
         self._bundle = Bundle.open(folder / "bundle")
-        sessions = cpu_sessions(workload.threads)
+        provider = select_provider("openvino" if self.precision == "bf16" else "cpu")
+        sessions = SessionFactory(provider, SessionSettings(threads=workload.threads))
         self._model = WhisperModel.of_bundle(self._bundle, self.precision, sessions, self.window)
         self._model.decoder = TimedSession(self._model.decoder)
 
     def run(self, features: Features, workload: Workload, watch: Stopwatch) -> NBest:
         """Encode, then search; stages of the decoding come with it."""
         model, tokens = self._model, self._model.tokens
-        suppress = (*tokens.suppress_tokens, workload.end_of_text)
+        never = (workload.end_of_text,) if workload.fixed_length else ()
+        suppress = (*tokens.suppress_tokens, *never)
         rules = TokenRules(tokens.vocab_size, suppress, tokens.begin_suppress_tokens)
         settings = BeamSearchSettings(num_beams=workload.beams, max_new_tokens=workload.steps)
         prompts = [list(workload.prompt)] * len(features)

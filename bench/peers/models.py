@@ -4,17 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.peers.base import PeerError, Workload
 from bench.peers.driver import CONVERSION_SECONDS, LOG, Worker
-from runtime.errors import CheckpointError
+from runtime.bundle.bundle import Bundle
+from runtime.errors import CheckpointError, SettingsError
 from runtime.write_whole import write_whole_folder
 
 DEFAULT_CLIP = "clip-vit-base-patch32"
 DEFAULT_WHISPER = "whisper-tiny"
+PACKAGED = "checkpoint"  # folder of a checkpoint that was put together from packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +29,21 @@ class ModelFolders:
         clip: CLIP checkpoint in Hugging Face format.
         bundle: The bundle exported from both.
         root: Folder of all, converted peers included.
+        ctranslate2: The same Whisper in CTranslate2's format, where that is what there was.
     """
 
     whisper: Path
     clip: Path
     bundle: Path
     root: Path
+    ctranslate2: Path | None = None
 
     def source(self, system: str, kind: str) -> Path:
         """Return what a system is converted from."""
         if system.startswith("earsight"):
             return self.bundle
+        if system.startswith("ctranslate2") and self.ctranslate2:
+            return self.ctranslate2
         return self.clip if kind == "text" else self.whisper
 
 
@@ -80,15 +87,63 @@ def prepare_models(
     return folders
 
 
+def prepare_peers(
+    bundle: Bundle, checkpoint: Path | None, peers: Sequence[str], models: Path
+) -> ModelFolders:
+    """Find the checkpoint that a bundle was made of, in the forms that the peers read.
+
+    Args:
+        bundle: Which one.
+        checkpoint: Its Whisper, a folder of transformers or CTranslate2; None for the package that holds it.
+        peers: Names without precision.
+        models: Folder that keeps what is converted.
+
+    Returns:
+        The folders; there is no CLIP among them.
+
+    Raises:
+        SettingsError: No package holds the checkpoint, or `checkpoint` is another one than the bundle's.
+        WeightsUnavailableError: The package is not installed.
+        PeerError: A conversion failed.
+    """
+    from export.sources.packages import assemble, known_model
+    from export.sources.source import Source
+
+    stated = bundle.manifest["sources"]["whisper"]
+    digest = str(stated["fingerprint"])
+    root = models / f"{bundle.name}-{digest.rpartition(':')[2][:12]}"
+    source = checkpoint or root / PACKAGED
+    if checkpoint is None and not source.is_dir():
+        model = known_model(str(stated["id"]))
+        with write_whole_folder(source) as beside:
+            assemble(model, beside)
+    found = Source(str(source)).fingerprint()
+    if found != digest:
+        raise SettingsError(
+            f"{source} is not the checkpoint of {bundle.folder} (fingerprint {found}, the bundle states "
+            f"{digest}): the peers would run other weights; name its folder with --checkpoint"
+        )
+    is_ctranslate2 = (source / "model.bin").is_file()
+    whisper = source
+    if is_ctranslate2 and set(peers) - {"ctranslate2"}:
+        whisper = root / "whisper"
+        _make("converted", whisper, source=str(source))
+    return ModelFolders(whisper, whisper, bundle.folder, root, source if is_ctranslate2 else None)
+
+
 def _make_checkpoint(family: str, architecture: str, folder: Path, seed: int) -> None:
+    _make(family, folder, architecture=architecture, seed=seed)
+
+
+def _make(family: str, folder: Path, **request: Any) -> None:
+    """Let a process of its own write a checkpoint, unless it is there."""
     if folder.is_dir():
         return
     with (
         write_whole_folder(folder) as beside,
         Worker("checkpoint", family, os.cpu_count() or 1, folder.parent / LOG) as worker,
     ):
-        request = {"family": family, "architecture": architecture, "folder": str(beside), "seed": seed}
-        worker.ask("convert", CONVERSION_SECONDS, **request)
+        worker.ask("convert", CONVERSION_SECONDS, family=family, folder=str(beside), **request)
 
 
 def read_geometry(checkpoint: Path) -> dict[str, Any]:
@@ -110,7 +165,9 @@ def read_geometry(checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def make_workload(checkpoint: Path, steps: int, beams: int, threads: int) -> Workload:
+def make_workload(
+    checkpoint: Path, steps: int, beams: int, threads: int, *, fixed_length: bool = True
+) -> Workload:
     """Build the work from the checkpoint's own prompt tokens: English transcription without timestamps.
 
     Raises:
@@ -125,7 +182,8 @@ def make_workload(checkpoint: Path, steps: int, beams: int, threads: int) -> Wor
         end_of_text = generation["eos_token_id"]
     except KeyError as error:
         raise CheckpointError(f"{checkpoint}/generation_config.json lacks {error}") from error
-    return Workload(tuple(int(token) for token in prompt), int(end_of_text), steps, beams, threads)
+    ids = tuple(int(token) for token in prompt)
+    return Workload(ids, int(end_of_text), steps, beams, threads, fixed_length=fixed_length)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from bench.peers.base import Peer
 from bench.peers.clip_text import TextPeer
 from runtime.errors import SettingsError
 
-# Precisions that each system can run in on a CPU.
+# Precisions that each system can run in on a CPU; bf16 by OpenVINO.
 SPEECH_PRECISIONS = {
-    "earsight": ("fp32", "int8"),
-    "earsight_short": ("fp32", "int8"),
+    "earsight": ("fp32", "int8", "bf16"),
+    "earsight_short": ("fp32", "int8", "bf16"),
     "ctranslate2": ("fp32", "int8"),
     "transformers": ("fp32",),
     "optimum": ("fp32",),

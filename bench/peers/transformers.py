@@ -82,7 +82,7 @@ class Notebook(Transformers):
 
 
 def mixin_generate(model: Any, encoder_outputs: Any, utterances: int, workload: Workload) -> Any:
-    """Call the mixin's `generate` (not Whisper's) with a fixed number of generated tokens."""
+    """Call the mixin's `generate` (not Whisper's)."""
     import torch
     from transformers.generation import GenerationMixin
 
@@ -92,7 +92,7 @@ def mixin_generate(model: Any, encoder_outputs: Any, utterances: int, workload: 
         decoder_input_ids=torch.tensor([list(workload.prompt)] * utterances),
         num_beams=workload.beams,
         num_return_sequences=workload.beams,
-        min_new_tokens=workload.steps,
+        min_new_tokens=workload.steps if workload.fixed_length else None,
         max_new_tokens=workload.steps,
         return_dict_in_generate=True,
         output_scores=True,
@@ -101,6 +101,13 @@ def mixin_generate(model: Any, encoder_outputs: Any, utterances: int, workload: 
 
 def n_best(output: Any, workload: Workload, prompt_length: int) -> NBest:
     """Convert a beam-search output of transformers."""
-    tokens = np.asarray(output.sequences)[:, prompt_length:].tolist()
+    tokens = [_ended(ids, workload) for ids in np.asarray(output.sequences)[:, prompt_length:].tolist()]
     scores = np.asarray(output.sequences_scores, np.float64).tolist()
     return NBest(rows(tokens, workload.beams), rows(scores, workload.beams))
+
+
+def _ended(tokens: list[int], workload: Workload) -> list[int]:
+    """Cut the padding off that follows the end of a text."""
+    if workload.fixed_length or workload.end_of_text not in tokens:
+        return tokens
+    return tokens[: tokens.index(workload.end_of_text) + 1]

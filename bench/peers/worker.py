@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,8 +47,9 @@ class SpeechServer:
     def run(self, request: Request) -> dict[str, Any]:
         """Recognise once and verify that the asked work was done."""
         features, watch = np.load(request["features"]), Stopwatch()
-        n_best = self._peer.run(features, self._workload, watch)
-        n_best.verify(self._workload, len(features))
+        workload = replace(self._workload, speech=request.get("speech", self._workload.speech))
+        n_best = self._peer.run(features, workload, watch)
+        n_best.verify(workload, len(features))
         return {
             "stages": _raw(watch),
             "distinct": n_best.distinct,
@@ -127,12 +129,20 @@ class PipelineServer:
 
 
 class CheckpointServer:
-    """Writes random-weight checkpoints of published architectures."""
+    """Writes checkpoints: random weights of published architectures, or others in transformers' format."""
 
     def __init__(self, _: str) -> None: ...
 
     def convert(self, request: Request) -> dict[str, Any]:
-        """Write `whisper` or `clip` of the request into `folder`."""
+        """Write `whisper` or `clip` of the request into `folder`, or the Whisper of another folder."""
+        if request["family"] == "converted":
+            from export.checkpoints import Source, load_whisper, save_whisper_settings
+
+            source = Source(request["source"])
+            model = load_whisper(source)
+            model.save_pretrained(request["folder"])
+            save_whisper_settings(source, model, Path(request["folder"]))
+            return {}
         from export.random_checkpoints import make_clip_checkpoint, make_whisper_checkpoint
 
         make = make_clip_checkpoint if request["family"] == "clip" else make_whisper_checkpoint

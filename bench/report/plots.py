@@ -121,6 +121,40 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
     return plots
 
 
+def draw_accuracy_over_time(report: Mapping[str, Any], folder: Path) -> Plot:
+    """Draw word error rate over milliseconds of a side-by-side run, as SVG and PNG into `folder`.
+
+    Args:
+        report: The content of `latency.json` of a bundle beside its peers.
+        folder: Made if missing.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    return _finish(
+        folder,
+        "wer-over-ms",
+        "Errors over time",
+        "Word error rate of first texts over the median time of a whole call; down and left is better.",
+        lambda axes: _accuracy_over_time(axes, report),
+    )
+
+
+def _accuracy_over_time(axes: Any, report: Mapping[str, Any]) -> None:
+    for system in report["systems"]:
+        name = system["name"]
+        milliseconds = system["stages"]["whole"]["percentiles"]["p50"]["seconds"] * 1e3
+        wer = report["accuracy"][name]["wer"]
+        colour = BLUE if name.startswith("earsight") else ORANGE
+        axes.plot(milliseconds, wer, "o", color=colour)
+        axes.annotate(name.replace("_", " "), (milliseconds, wer), (4, 4), textcoords="offset points")
+    axes.set_xlim(left=0.0)
+    axes.margins(x=0.25, y=0.15)
+    axes.set_xlabel("milliseconds, median")
+    axes.set_ylabel("WER")
+    _percent(axes, "y")
+
+
 def _reliability(axes: Any, sure: Mapping[str, Any]) -> None:
     axes.plot([0.0, 1.0], [0.0, 1.0], color=GREY, linestyle=":", label="perfect")
     axes.plot(

@@ -98,9 +98,8 @@ class EncoderGraph(nn.Module):
         self.norm = encoder.layer_norm
         attention: WhisperAttention = decoder.layers[0].encoder_attn
         self.heads = Heads(attention.num_heads, attention.head_dim)
-        self.cross = nn.ModuleList(
-            merged_linear([layer.encoder_attn.k_proj, layer.encoder_attn.v_proj]) for layer in decoder.layers
-        )
+        self.cross_keys = nn.ModuleList(layer.encoder_attn.k_proj for layer in decoder.layers)
+        self.cross_values = nn.ModuleList(layer.encoder_attn.v_proj for layer in decoder.layers)
 
     def forward(self, input_features: Tensor) -> tuple[Tensor, ...]:
         """Encode.
@@ -123,11 +122,13 @@ class EncoderGraph(nn.Module):
         return gelu(self.conv2(gelu(self.conv1(input_features)))).transpose(1, 2)
 
     def project(self, states: Tensor) -> tuple[Tensor, ...]:
-        """Turn the encoder's output (batch, positions, width) into the decoder's keys and values."""
+        """Turn the encoder's output (batch, positions, width) into the decoder's keys and values.
+
+        A product of its own for each: behind a common one OpenVINO copies all of it to cut it in two.
+        """
         outputs: list[Tensor] = []
-        for projection in self.cross:
-            key, value = self.heads.parts(projection(states))
-            outputs += [self.heads.split(key).transpose(2, 3), self.heads.split(value)]
+        for keys, values in zip(self.cross_keys, self.cross_values, strict=True):
+            outputs += [self.heads.split(keys(states)).transpose(2, 3), self.heads.split(values(states))]
         return tuple(outputs)
 
 

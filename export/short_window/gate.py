@@ -5,7 +5,7 @@ do the keys and values differ that the decoder gets of the speech, and how far w
 same precision?
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -61,7 +61,7 @@ def add_short_encoder(
     folder: Path,
     made: Sequence[str],
     wanted: Sequence[str],
-    sessions: SessionFactory,
+    sessions: Mapping[str, SessionFactory],
     ranges: Ranges | None,
 ) -> dict[str, Any]:
     """Write the short encoder of a checkpoint in every precision, and measure it.
@@ -71,7 +71,7 @@ def add_short_encoder(
         folder: The bundle that is being built, whose encoder and settings are there.
         made: Precisions that are made, the ones that others are made of first.
         wanted: Precisions that stay.
-        sessions: How to open the graphs.
+        sessions: How to open the graphs of each wanted precision.
         ranges: Of the encoder's products, as its int8 graph was made with them.
 
     Returns:
@@ -91,7 +91,7 @@ def add_short_encoder(
     if "fp32" not in wanted:
         remove_graphs(GRAPHS, "fp32", folder)
     probes = list(_probes(model, extractor))
-    measured = {each: _measure(probes, statistics, folder, each, sessions) for each in wanted}
+    measured = {each: _measure(probes, statistics, folder, each, sessions[each]) for each in wanted}
     return {"short_window": measured}
 
 

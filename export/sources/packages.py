@@ -92,7 +92,7 @@ def assemble(model: PackagedModel, folder: Path) -> None:
 
     Args:
         model: Which.
-        folder: Made here.
+        folder: Made if missing; empty.
 
     Raises:
         WeightsUnavailableError: A package is not installed or incomplete, or the weights are not the
@@ -109,7 +109,7 @@ def assemble(model: PackagedModel, folder: Path) -> None:
 
 def _assemble(model: PackagedModel, folder: Path) -> None:
     parts = [_located(package, name) for package, name in model.parts]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in SETTINGS:
         shutil.copyfile(
             _located(model.packages[0], str(Path(model.parts[0][1]).with_name(name))), folder / name

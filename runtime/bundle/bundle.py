@@ -16,16 +16,18 @@ from runtime.bundle.graph import (
     GRAPH_FOLDERS,
     SHORT_ENCODER,
     Graph,
+    computed_precision,
     graph_path,
     joint_sha256,
     sha256_of,
+    stored_precision,
 )
 from runtime.bundle.json_files import read_json_object
 from runtime.errors import BundleError, BundleNotFoundError, SettingsError
 
 SCHEMA: Final = "earsight.bundle/1"
 MANIFEST: Final = "bundle.json"
-PRECISIONS: Final = ("fp32", "int8", "fp16")
+PRECISIONS: Final = ("fp32", "int8", "fp16", "bf16")
 # What the short encoder knows of the padding.
 PADDING_FILE: Final = "whisper/padding.npz"
 SETTINGS_FILES: Final = (
@@ -179,7 +181,9 @@ class Bundle:
 
     def _graph(self, name: str, precision: str) -> Graph:
         """Return a graph whose file, and the weights beside it where it has some, have been verified."""
-        place = graph_path(name, precision)
+        stored = stored_precision(name, precision, self.precisions)
+        precision = computed_precision(name, precision, stored)
+        place = graph_path(name, stored)
         path = self.verified(place)
         files = [file for file in (place, f"{place}_data") if file in self.manifest["files"]]
         for file in files[1:]:
@@ -230,7 +234,12 @@ def _verify_manifest(manifest: Mapping[str, Any], path: Path) -> None:
         )
     precisions, files = manifest.get("precisions"), manifest.get("files")
     known = isinstance(precisions, list) and precisions and all(p in PRECISIONS for p in precisions)
-    if not known or not isinstance(manifest.get("name"), str) or not isinstance(files, dict):
+    if (
+        not isinstance(precisions, list)
+        or not known
+        or not isinstance(manifest.get("name"), str)
+        or not isinstance(files, dict)
+    ):
         raise BundleError(
             f"{path} is incomplete: it must hold name, precisions and files; export the bundle again"
         )
@@ -244,7 +253,12 @@ def _verify_manifest(manifest: Mapping[str, Any], path: Path) -> None:
             or not isinstance(entry.get("bytes"), int)
         ):
             raise BundleError(f"{path} has no sha256 and bytes for {name!r}; export the bundle again")
-    expected = [*SETTINGS_FILES, *(graph_path(g, p) for g in GRAPH_FOLDERS for p in manifest["precisions"])]
+    graphs = {
+        graph_path(graph, stored_precision(graph, precision, precisions))
+        for graph in GRAPH_FOLDERS
+        for precision in precisions
+    }
+    expected = [*SETTINGS_FILES, *sorted(graphs)]
     missing = [name for name in expected if name not in files]
     if missing:
         raise BundleError(f"{path} does not list {', '.join(missing)}; export the bundle again")

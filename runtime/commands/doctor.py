@@ -123,7 +123,7 @@ def diagnose(
 
 def _diagnose_bundle(bundle: Bundle, provider: Provider) -> BundleDiagnosis:
     factory = SessionFactory(provider)
-    precision = default_precision(bundle, provider.device)
+    precision = default_precision(bundle, provider)
     graphs = bundle.graphs(precision)
     for graph in graphs:
         factory.open(graph)
@@ -165,6 +165,7 @@ def render(diagnosis: Diagnosis) -> str:
         f"{f', built for CUDA {machine.cuda_build}' if machine.cuda_build else ''}",
         f"GPU          {_gpu_line(machine)}",
         f"TensorRT     {machine.tensorrt or 'none'}",
+        f"OpenVINO     {_openvino_line(machine)}",
     ]
     for name, found in diagnosis.obstacles.items():
         lines.append(f"{name:<12} {'runs' if not found else 'cannot run here'}")
@@ -185,6 +186,14 @@ def _gpu_line(machine: Machine) -> str:
     return f"{gpus}; driver for CUDA {version}" if gpus else machine.driver.fault or "none"
 
 
+def _openvino_line(machine: Machine) -> str:
+    facts = machine.openvino
+    if facts.processor is None:
+        return "none" if facts.version is None else f"{facts.version}, of no use here"
+    units = "AMX" if machine.amx_bf16 else "bf16" if facts.bf16 else "no bf16"
+    return f"{facts.version} on {facts.processor} ({units})"
+
+
 def _bundle_lines(bundle: BundleDiagnosis) -> list[str]:
     lines = [
         f"bundle       {bundle.name}: {', '.join(bundle.precisions)}; {bundle.chosen} would run, "
@@ -192,7 +201,7 @@ def _bundle_lines(bundle: BundleDiagnosis) -> list[str]:
     ]
     for graph, placement in bundle.placement.items():
         nodes = ", ".join(f"{count} on {place}" for place, count in placement["nodes"].items())
-        lines.append(f"{'':<13}{graph}: {nodes}")
+        lines.append(f"{'':<13}{graph}: {nodes}, {placement['precision']}")
     return lines
 
 
@@ -200,7 +209,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `python -m runtime doctor`."""
     parser.add_argument("--bundle", metavar="DIR", type=Path, help="also open the graphs of this bundle")
     parser.add_argument(
-        "--provider", metavar="NAME", help="cpu, cuda or tensorrt: that one, or status 2 and why not"
+        "--provider",
+        metavar="NAME",
+        help="cpu, cuda, tensorrt or openvino: that one, or status 2 and why not",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -20,12 +20,19 @@ def add_session_arguments(parser: argparse.ArgumentParser, *, required: bool = T
     """Add what says which graphs run and where."""
     parser.add_argument("--bundle", metavar="DIR", required=required, help="bundle written by `make export`")
     parser.add_argument(
-        "--precision", metavar="P", help="fp32, int8 or fp16 (default: the fastest on the provider)"
+        "--precision", metavar="P", help="fp32, int8, fp16 or bf16 (default: the fastest on the provider)"
     )
     parser.add_argument(
         "--provider", choices=sorted(ORT_NAMES), help="where to run (default: the best that works)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: one a physical core)")
+    parser.add_argument(
+        "--spin-us",
+        type=int,
+        default=SessionSettings().spin_us,
+        metavar="N",
+        help="microseconds that an idle thread waits actively before it sleeps (default %(default)s)",
+    )
     parser.add_argument(
         "--device", type=int, default=0, metavar="N", help="number of the GPU (default %(default)s)"
     )
@@ -146,6 +153,7 @@ def make_sessions(args: argparse.Namespace, bundle: Bundle) -> SessionFactory:
         precision=args.precision,
         settings=SessionSettings(
             threads=args.threads,
+            spin_us=args.spin_us,
             tf32=args.tf32,
             gpu_memory_bytes=None if args.gpu_memory_mib is None else args.gpu_memory_mib * 2**20,
             engines=EngineSettings(folder=args.engines),

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import onnxruntime as ort
 
-from runtime.bundle.graph import FIXED_DECODER, Graph
+from runtime.bundle.graph import FIXED_DECODER, STEPPED, Graph
 from runtime.errors import BundleError, ProviderError, SettingsError
 from runtime.sessions.choice import Device, Provider, select_provider
 from runtime.sessions.obstacles import ORT_NAMES, ProviderName
+from runtime.sessions.openvino import OPENVINO_PRECISIONS, find_device, openvino_options
 from runtime.sessions.placement import RECORD_PLACEMENT, Placement, check_placement, read_placement
 from runtime.sessions.tensorrt.engines import EnginePlan, EngineSettings, plan_engine
 from runtime.sessions.tensorrt.profiles import MINIMUM_CACHE
@@ -24,11 +25,12 @@ from runtime.sessions.tensorrt.profiles import MINIMUM_CACHE
 __all__ = ["Provider", "ProviderName", "SessionFactory", "SessionSettings", "select_provider"]
 logger = logging.getLogger(__name__)
 
+MOST_SPIN_US: Final = 1_000_000
 MOST_THREADS: Final = 1024  # the system kills a process with many more, instead of refusing them
+CPU: Final = Provider("cpu")
 # onnxruntime: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal. Errors are raised as well as logged: once is
 # enough.
 _FATAL_SEVERITY: Final = 4
-_STEPPED: Final = ("decoder_model", FIXED_DECODER)  # graphs that run many times for one utterance
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,9 @@ class SessionSettings:
     Attributes:
         threads: Threads inside one operator, at most `MOST_THREADS`; None leaves it to onnxruntime (one a
             physical core).
-        spinning: Whether idle threads wait actively (quicker, but they take the processor from others).
+        spin_us: Microseconds that an idle thread waits actively before it sleeps, at most `MOST_SPIN_US`; 0
+            for none. The next operator of a graph comes within some microseconds. Who waits for longer takes
+            the processor from the neighbours and, once the system has taken it back, from the next operator.
         memory_arena: Keep freed memory for the next call.
         memory_pattern: Plan the memory of each input shape ahead. Every step of the decoder has a shape of
             its own, so that the plans pile up over the requests, and nothing became quicker by them.
@@ -54,7 +58,7 @@ class SessionSettings:
     """
 
     threads: int | None = None
-    spinning: bool = True
+    spin_us: int = 20
     memory_arena: bool = True
     memory_pattern: bool = False
     gpu_memory_bytes: int | None = None
@@ -78,6 +82,11 @@ class SessionSettings:
             if not whole or value < 1 or (highest is not None and value > highest):
                 limits = f"from 1 to {highest}" if highest else "from 1"
                 raise SettingsError(f"{name} is {value!r}; expected a whole number {limits}")
+        whole = isinstance(self.spin_us, int) and not isinstance(self.spin_us, bool)
+        if not whole or not 0 <= self.spin_us <= MOST_SPIN_US:
+            raise SettingsError(
+                f"spin_us is {self.spin_us!r}; expected whole microseconds from 0 to {MOST_SPIN_US}"
+            )
         if not 0.0 <= self.fallen_share_limit <= 1.0:
             raise SettingsError(f"fallen_share_limit is {self.fallen_share_limit!r}; expected 0.0 to 1.0")
 
@@ -127,27 +136,54 @@ class SessionFactory:
             A session whose providers and node placement are what was asked for.
 
         Raises:
+            SettingsError: The provider does not compute in the graph's precision.
             ProviderError: The provider is not in force, left too much of the graph to the CPU, or has no
                 TensorRT engine for it.
             BundleError: onnxruntime cannot load the file.
         """
         file = graph.path.name
+        self._require_precision(graph)
         plan = self._engine_plan(graph)
         started = time.perf_counter()
         session = self._create(graph, plan.options() if plan else {})
         if plan and not plan.is_built:
             plan.finish(started)
         in_force = session.get_providers()
-        if not in_force or in_force[0] != self.choice.ort_name:
+        wanted = self._provider_of(graph).ort_name
+        if not in_force or in_force[0] != wanted:
             raise ProviderError(
-                f"{file}: {self.choice.ort_name} was asked for and onnxruntime uses "
+                f"{file}: {wanted} was asked for and onnxruntime uses "
                 f"{', '.join(in_force)}; `python -m runtime doctor` says what is missing"
             )
-        placement = read_placement(session, self.choice.ort_name)
+        placement = read_placement(session, wanted, graph.precision)
         check_placement(placement, file, self.settings.fallen_share_limit)
         self._placements[file] = placement
         logger.info("%s: %s", file, placement.to_dict())
         return session
+
+    def _provider_of(self, graph: Graph) -> Provider:
+        """Return where a graph runs: all of them on the chosen provider, but beside OpenVINO the decoder.
+
+        A step reads its weights once; in 8 bits, which OpenVINO does not read in blocks, that is quicker.
+        """
+        return CPU if self.provider == "openvino" and graph.name in STEPPED else self.choice
+
+    def _require_precision(self, graph: Graph) -> None:
+        """Refuse what would silently be computed otherwise, or several times as slowly."""
+        provider, able = self._provider_of(graph).name, self.choice.bf16
+        if graph.precision == "bf16" and not able:
+            lacking = (
+                "this processor has no units for it" if provider == "openvino" else f"{provider} was chosen"
+            )
+            raise SettingsError(
+                f"bf16 is computed by the provider openvino alone, and {lacking}; name it "
+                "(--provider openvino), or another precision (--precision int8)"
+            )
+        if provider == "openvino" and graph.precision not in OPENVINO_PRECISIONS:
+            raise SettingsError(
+                f"the provider openvino takes {' and '.join(OPENVINO_PRECISIONS)}, not {graph.precision}, "
+                "which other providers run faster; use --provider cpu or another --precision"
+            )
 
     def _engine_plan(self, graph: Graph) -> EnginePlan | None:
         if self.provider != "tensorrt":
@@ -177,19 +213,20 @@ class SessionFactory:
         settings = self.settings
         if graph.name != FIXED_DECODER:
             settings = replace(settings, cuda_graph=False)
-        providers = provider_list(self.choice, settings, tensorrt_options)
+        options, choice = session_options(settings), self._provider_of(graph)
         try:
-            session = ort.InferenceSession(
-                graph.path,
-                session_options(self.settings, many_runs=graph.name in _STEPPED),
-                providers=providers,
-                enable_fallback=0,
-            )
+            if choice.name == "openvino":
+                plugin = openvino_options(graph.precision, settings.threads)
+                options.add_provider_for_devices([find_device()], plugin)
+                session = ort.InferenceSession(graph.path, options, enable_fallback=0)
+            else:
+                providers = provider_list(choice, settings, tensorrt_options)
+                session = ort.InferenceSession(graph.path, options, providers=providers, enable_fallback=0)
         except Exception as error:
             # onnxruntime raises classes of its own for each status code; what they share is Exception alone.
             message = " ".join(str(error).split())
-            if "providers" in message.lower() or self.provider != "cpu":
-                raise ProviderError(f"{graph.path.name} on {self.choice.ort_name}: {message}") from error
+            if "providers" in message.lower() or choice.name != "cpu":
+                raise ProviderError(f"{graph.path.name} on {choice.ort_name}: {message}") from error
             raise BundleError(
                 f"{graph.path}: onnxruntime cannot load it: {message}; export the bundle again (make export)"
             ) from error
@@ -197,13 +234,8 @@ class SessionFactory:
         return session
 
 
-def session_options(settings: SessionSettings, *, many_runs: bool = False) -> ort.SessionOptions:
-    """Turn settings into onnxruntime's session options, with the recording of the node placement on.
-
-    Args:
-        settings: What they say.
-        many_runs: Whether one run follows on another, as the steps of a decoder do.
-    """
+def session_options(settings: SessionSettings) -> ort.SessionOptions:
+    """Turn settings into onnxruntime's session options, with the recording of the node placement on."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -212,10 +244,9 @@ def session_options(settings: SessionSettings, *, many_runs: bool = False) -> or
     options.enable_cpu_mem_arena = settings.memory_arena
     options.enable_mem_pattern = settings.memory_pattern
     options.log_severity_level = _FATAL_SEVERITY  # warnings on placement are read from the session instead
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
-    # Every session has threads of its own, which go on spinning for milliseconds after a run. Those of the
-    # encoder would take a core from the first steps of the decoder. Between two steps spinning is worth it.
-    options.add_session_config_entry("session.force_spinning_stop", "0" if many_runs else "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin_us else "0")
+    if settings.spin_us:  # onnxruntime's own default is about a millisecond
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(settings.spin_us))
     options.add_session_config_entry(RECORD_PLACEMENT, "1")
     if settings.trace is not None:
         options.enable_profiling = True

@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from runtime.sessions.cuda_driver import DRIVER_LIBRARY, CudaDriver, read_cuda_driver
 from runtime.sessions.elf import needed_libraries
+from runtime.sessions.openvino import OpenVino, read_openvino
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Machine:
         libraries: Faults of the providers' shared libraries: provider name ("cuda", "tensorrt") to the
             loader's message. A name that is missing here loads.
         tensorrt: TensorRT's version, None where there is none.
+        openvino: What OpenVINO's plugin offers.
+        amx_bf16: Whether the processor multiplies bf16 matrices in units of their own (AMX).
         architecture: "x86_64", "aarch64", …
         system: "Linux", "Windows", "Darwin".
     """
@@ -58,6 +61,8 @@ class Machine:
     driver: CudaDriver = field(default_factory=CudaDriver)
     libraries: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     tensorrt: str | None = None
+    openvino: OpenVino = field(default_factory=OpenVino)
+    amx_bf16: bool = False
     architecture: str = "x86_64"
     system: str = "Linux"
 
@@ -72,6 +77,8 @@ class Machine:
             "cuda_driver": self.driver.to_dict(),
             "library_faults": dict(self.libraries),
             "tensorrt": self.tensorrt,
+            "openvino": self.openvino.to_dict(),
+            "amx_bf16": self.amx_bf16,
         }
 
 
@@ -93,9 +100,21 @@ def read_machine() -> Machine:
         driver=read_cuda_driver(),
         libraries=MappingProxyType(faults),
         tensorrt=tensorrt,
+        openvino=read_openvino(),
+        amx_bf16="amx_bf16" in _processor_flags(),
         architecture=platform.machine(),
         system=platform.system(),
     )
+
+
+def _processor_flags() -> frozenset[str]:
+    """Return the instruction sets that Linux names; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    flags = (line.partition(":")[2] for line in lines if line.startswith("flags"))
+    return frozenset(next(flags, "").split())
 
 
 def installed_distributions() -> dict[str, str]:

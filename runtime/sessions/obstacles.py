@@ -6,12 +6,19 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from runtime.errors import ProviderError, SettingsError
+from runtime.sessions import openvino
 from runtime.sessions.machine import TENSORRT_MAJOR, Machine
 
-ProviderName = Literal["cpu", "cuda", "tensorrt"]
+ProviderName = Literal["cpu", "cuda", "tensorrt", "openvino"]
 ORT_NAMES: Final[Mapping[ProviderName, str]] = MappingProxyType(
-    {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+    {
+        "cpu": "CPUExecutionProvider",
+        "cuda": "CUDAExecutionProvider",
+        "tensorrt": "TensorrtExecutionProvider",
+        "openvino": openvino.PROVIDER,
+    }
 )
+_PLUGIN_WHEEL = "earsight[openvino]"
 _GPU_WHEEL = "onnxruntime-gpu[cuda,cudnn]"
 _SWAP_WHEELS = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install '{_GPU_WHEEL}'"
 # CUDA's minor versions share one driver branch: release notes of CUDA 12.0 and 13.0, Linux x86_64.
@@ -54,6 +61,9 @@ def find_obstacles(name: ProviderName, machine: Machine) -> tuple[Obstacle, ...]
     """
     if name == "cpu":
         return ()
+    if name == "openvino":
+        plugin = _plugin(machine)
+        return (plugin,) if plugin else ()
     found = (
         _two_wheels(machine),
         _wheel_without(name, machine),
@@ -70,6 +80,24 @@ def obstacle_error(name: ProviderName, obstacles: tuple[Obstacle, ...]) -> Provi
     reasons = "; ".join(obstacle.reason for obstacle in obstacles)
     remedies = "; then ".join(dict.fromkeys(obstacle.remedy for obstacle in obstacles))
     return ProviderError(f"provider {name} cannot run here: {reasons}. To mend it: {remedies}.")
+
+
+def _plugin(machine: Machine) -> Obstacle | None:
+    """Say what is wrong with OpenVINO's plugin, which comes in a wheel of its own."""
+    facts = machine.openvino
+    if facts.version is None:
+        return Obstacle(f"{openvino.DISTRIBUTION} is not installed", f"pip install '{_PLUGIN_WHEEL}'")
+    wheel = f"{openvino.DISTRIBUTION} {facts.version}"
+    if facts.fault is not None:
+        remedy = f"pip install --force-reinstall --no-deps {openvino.DISTRIBUTION}"
+        return Obstacle(f"{wheel} does not load: {facts.fault}", remedy)
+    if facts.processor is None:
+        # https://github.com/microsoft/onnxruntime/pull/31981: the plugin passes over what is not Intel's.
+        return Obstacle(
+            f"{wheel} does not take this processor; of CPUs it takes those of Intel alone",
+            "use --provider cpu",
+        )
+    return None
 
 
 def _two_wheels(machine: Machine) -> Obstacle | None:

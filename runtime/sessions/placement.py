@@ -52,11 +52,13 @@ class Placement:
         wanted: The provider that was asked for, in onnxruntime's name.
         counts: Provider, in onnxruntime's name, to its number of nodes.
         fallen: The nodes that another provider runs, as (provider, operator, node name).
+        precision: What the products are computed in.
     """
 
     wanted: str
     counts: Mapping[str, int]
     fallen: tuple[tuple[str, str, str], ...] = ()
+    precision: str | None = None
 
     @property
     def total(self) -> int:
@@ -76,6 +78,7 @@ class Placement:
     def to_dict(self) -> dict[str, Any]:
         """Return counts, share and fallen operators, for reports."""
         return {
+            "precision": self.precision,
             "nodes": dict(self.counts),
             "fallen_share": self.fallen_share,
             "fallen_operators": dict(
@@ -87,12 +90,13 @@ class Placement:
         }
 
 
-def read_placement(session: ort.InferenceSession, wanted: str) -> Placement:
+def read_placement(session: ort.InferenceSession, wanted: str, precision: str | None = None) -> Placement:
     """Read the placement from a session that was created with `RECORD_PLACEMENT` set to "1".
 
     Args:
         session: The session.
         wanted: The provider that was asked for, in onnxruntime's name.
+        precision: What the products are computed in.
     """
     counts: Counter[str] = Counter()
     fallen: list[tuple[str, str, str]] = []
@@ -101,7 +105,7 @@ def read_placement(session: ort.InferenceSession, wanted: str) -> Placement:
         counts[part.ep_name] += len(nodes)
         if part.ep_name != wanted:
             fallen += [(part.ep_name, node.op_type, node.name) for node in nodes]
-    return Placement(wanted, dict(counts), tuple(fallen))
+    return Placement(wanted, dict(counts), tuple(fallen), precision)
 
 
 def check_placement(placement: Placement, graph: str, limit: float) -> None:

@@ -11,8 +11,11 @@ from bench.latency.bundle import BundleSettings, measure_bundle, usable_utteranc
 from bench.latency.side_by_side import Rounds
 from bench.latency.stage_timing import STAGES
 from bench.latency.tables import report_text
+from bench.measure.company import company
 from bench.measure.timing import Stopwatch
 from bench.peers.earsight import add_decoding_stages
+from bench.peers.models import prepare_peers
+from runtime.bundle.bundle import Bundle
 from runtime.errors import ManifestError, OutputError, SettingsError
 from tests.conftest import POCKET
 
@@ -182,7 +185,11 @@ def test_clip_architecture_has_its_own_peers():
     ("arguments", "message"),
     [
         (["--bundle", "b"], "--data"),
-        (["--bundle", "b", "--data", "d", "--against", "optimum"], "--against"),
+        (["--bundle", "b", "--data", "d", "--busy", "2"], "--busy"),
+        (["--bundle", "b", "--data", "d", "--checkpoint", "c"], "--checkpoint"),
+        (["--bundle", "b", "--data", "d", "--against", "notebook"], "notebook"),
+        (["--bundle", "b", "--data", "d", "--against", "optimum", "--busy", "-1"], "busy"),
+        (["--bundle", "b", "--against", "optimum"], "--data"),
         (["--bundle", "b", "--data", "d", "--precision", "fp32,int8"], "--pareto"),
         (["--bundle", "b", "--data", "d", "--batches", "1,x"], "whole numbers"),
         (["--bundle", "b", "--data", "d", "--beams", "0"], "beams"),
@@ -245,3 +252,62 @@ def test_side_by_side_with_a_peer(tmp_path):
     assert report["hypotheses_shared"]["share"]["earsight-fp32"] == 1.0
     assert all(system["peak_memory_bytes"] > 0 for system in report["systems"])
     assert report["floor"]["earsight-int8"]["step_over_read"]["value"] > 1
+
+
+@pytest.fixture(scope="module")
+def beside_peers(bundle, tmp_path_factory):
+    """The pocket bundle and PyTorch, which runs the checkpoint that the bundle was made of."""
+    folder = tmp_path_factory.mktemp("clips")
+    args = parse(
+        *("--bundle", bundle, "--data", DATA, "--against", "transformers", "--limit", 3, "--busy", 1),
+        *("--checkpoint", POCKET / "models" / "whisper", "--models", folder / "models"),
+        *("--repeats", 2, "--warm-up", 1, "--threads", 1, "--language", "en", "--output", folder / "out"),
+    )
+    assert command.run(args) == 0
+    return folder / "out"
+
+
+def test_peers_of_a_bundle_run_its_checkpoint_on_the_same_clips(beside_peers):
+    report = json.loads((beside_peers / "latency.json").read_text())
+    names = [system["name"] for system in report["systems"]]
+    assert names == ["earsight-int8", "earsight-fp32", "transformers-fp32"]
+    assert report["data"]["utterances"] == 3
+    assert report["settings"]["busy_processes"] == 1
+    for system in report["systems"]:
+        assert system["stages"]["whole"]["count"] == 6
+        assert len(system["warm_up_raw_s"]["whole"]) == 1
+    # The same weights in the same precision: texts that end by themselves are the same, and their errors.
+    assert report["texts"]["earsight-fp32"] == report["texts"]["transformers-fp32"]
+    assert any(report["texts"]["earsight-fp32"])
+    accuracy = report["accuracy"]
+    assert accuracy["earsight-fp32"]["wer"] == accuracy["transformers-fp32"]["wer"]
+    assert accuracy["earsight-fp32"]["first_changed"] == 0.0
+    wanted = ("transformers-fp32", "earsight-fp32", "whole")
+    ratio = next(
+        entry for entry in report["ratios"] if (entry["system"], entry["against"], entry["stage"]) == wanted
+    )
+    assert sorted(ratio["per_round"])[2] <= ratio["median_of_ratios"] <= sorted(ratio["per_round"])[3]
+
+
+def test_clips_are_tabled_and_drawn(beside_peers):
+    report = json.loads((beside_peers / "latency.json").read_text())
+    text = report_text(report)
+    assert "1 busy processes" in text
+    assert "earsight-fp32 is" in text
+    assert (beside_peers / "wer-over-ms.svg").read_text().count("earsight-int8") == 1
+
+
+def test_peers_of_another_checkpoint_are_refused(bundle, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match="--checkpoint"):
+        prepare_peers(Bundle.open(bundle), other, ["transformers"], tmp_path / "models")
+    with pytest.raises(SettingsError, match="not packaged"):
+        prepare_peers(Bundle.open(bundle), None, ["transformers"], tmp_path / "models")
+
+
+def test_company_ends_with_the_body():
+    with company(2) as neighbours:
+        assert all(neighbour.poll() is None for neighbour in neighbours)
+    assert all(neighbour.poll() is not None for neighbour in neighbours)

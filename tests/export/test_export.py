@@ -24,8 +24,9 @@ from export.random_checkpoints import CLIP, WHISPER, make_clip_checkpoint, make_
 from runtime import write_whole
 from runtime.bundle.bundle import MANIFEST, Bundle
 from runtime.bundle.graph import graph_path
-from runtime.errors import CheckpointError, OutputError, ParityError, SettingsError
+from runtime.errors import CheckpointError, OutputError, ParityError, ProviderError, SettingsError
 from runtime.pipeline import MultimodalASR
+from runtime.sessions.openvino import read_openvino
 from runtime.write_whole import exchange
 from tests.conftest import ROOT
 
@@ -406,3 +407,26 @@ def test_the_manifest_is_plain_json(pocket_bundle):
     manifest = json.loads((pocket_bundle.folder / MANIFEST).read_text(encoding="utf-8"))
     assert {"schema", "sources", "graphs", "opset", "versions", "files", "parity"} <= set(manifest)
     assert manifest["versions"]["onnxruntime"]
+
+
+def test_bf16_needs_the_files_it_is_computed_from(tmp_path):
+    with pytest.raises(SettingsError, match="put fp32 in as well"):
+        request(tmp_path / "b", ("int8", "bf16"))
+
+
+@pytest.mark.skipif(read_openvino().bf16, reason="bf16 can be checked here")
+def test_bf16_that_cannot_be_checked_is_not_written(tmp_path):
+    with pytest.raises((ProviderError, SettingsError), match=r"openvino|bf16"):
+        write_bundle(request(tmp_path / "b", ("fp32", "bf16")))
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.skipif(not read_openvino().bf16, reason="the plugin computes no bf16 here")
+def test_bf16_is_checked_like_every_precision_and_has_no_files(tmp_path):
+    bundle, _ = write_bundle(request(tmp_path / "b", ("fp32", "int8", "bf16")))
+    assert bundle.precisions == ("fp32", "int8", "bf16")
+    assert not [name for name in bundle.manifest["files"] if "bf16" in name]
+    checked = {entry["output"]: entry["relative"] for entry in bundle.manifest["parity"]["bf16"]}
+    exact = {entry["output"]: entry["relative"] for entry in bundle.manifest["parity"]["fp32"]}
+    keys = "encoder_model cross-attention keys"
+    assert exact[keys] < 1e-4 < checked[keys]  # it was computed in fewer bits

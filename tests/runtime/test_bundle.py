@@ -13,6 +13,7 @@ from runtime.bundle.bundle import MANIFEST, SETTINGS_FILES, Bundle
 from runtime.bundle.graph import GRAPH_FOLDERS, graph_path
 from runtime.errors import BundleError, BundleNotFoundError, InferenceError, SettingsError
 from runtime.pipeline import MultimodalASR
+from runtime.sessions.choice import Provider
 from runtime.sessions.opening import default_precision
 from tests.conftest import ROOT
 
@@ -43,8 +44,8 @@ def test_an_export_opens_and_names_its_parts(pocket_bundle):
             assert bundle.graph(graph, precision).path.is_file()
     on_disk = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert on_disk == {*bundle.manifest["files"], MANIFEST}
-    assert default_precision(bundle, "cpu") == "int8"
-    assert default_precision(bundle, "cuda") == "fp32"  # it holds no fp16
+    assert default_precision(bundle, Provider("cpu")) == "int8"
+    assert default_precision(bundle, Provider("cuda")) == "fp32"  # it holds no fp16
 
 
 def test_the_manifest_carries_no_path_of_the_machine_that_wrote_it(pocket_bundle):

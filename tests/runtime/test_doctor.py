@@ -12,7 +12,8 @@ from runtime.bundle.graph import GRAPH_FOLDERS, Graph
 from runtime.commands import doctor
 from runtime.commands.doctor import add_arguments, diagnose, render, run
 from runtime.errors import BundleNotFoundError, ProviderError
-from tests.tools.machines import CPU, CPU_WHEEL, gpu_machine
+from runtime.sessions.openvino import OpenVino
+from tests.tools.machines import CPU, CPU_WHEEL, gpu_machine, openvino_machine
 from tests.tools.tiny_graphs import write_tiny_graphs
 
 
@@ -39,7 +40,19 @@ def test_a_gpu_server():
     assert "driver for CUDA 13.1" in text
     assert "TensorRT     10.9.0" in text
     assert "would use    cuda on NVIDIA L4" in text
-    assert "cannot run here" not in text
+    assert [line.split()[0] for line in text.splitlines() if line.endswith("cannot run here")] == ["openvino"]
+    assert "pip install 'earsight[openvino]'" in text
+
+
+def test_openvino_and_what_the_processor_has():
+    text = render(diagnose(machine=openvino_machine()))
+    assert "OpenVINO     1.8.1 on Intel Xeon (AMX)" in text
+    assert "would use    cpu" in text  # without a bundle nobody knows whether bf16 is good enough
+    text = render(diagnose(machine=openvino_machine(amx_bf16=False), provider="openvino"))
+    assert "OpenVINO     1.8.1 on Intel Xeon (bf16)" in text
+    assert "would use    openvino" in text
+    passed_over = openvino_machine(openvino=OpenVino("1.8.1"))
+    assert "OpenVINO     1.8.1, of no use here" in render(diagnose(machine=passed_over))
 
 
 def test_two_wheels_are_noted_even_where_the_cpu_is_used():
