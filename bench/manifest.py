@@ -66,13 +66,14 @@ class Utterance:
     line: int = 0
 
 
-def read_manifest(path: str | Path) -> list[Utterance]:
+def read_manifest(path: str | Path, *, all_files: bool = True) -> list[Utterance]:
     """Read and verify a manifest.
 
     Args:
         path: A JSON Lines file (`.jsonl`, `.ndjson`, `.json`) or a CSV file with a header (`.csv`, `.tsv`,
             `.txt`; comma, semicolon or tab, which knows no quoting). Any other suffix is told by the first
             character. UTF-8, or UTF-16 with a byte order mark.
+        all_files: Whether every file that a row names must be there.
 
     Returns:
         The utterances in file order, at least one.
@@ -87,7 +88,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     utterances: list[Utterance] = []
     line_of: dict[str, int] = {}
     for line, row in rows:
-        utterance = _utterance(path, line, row)
+        utterance = _utterance(path, line, row, all_files)
         if utterance.id in line_of:
             raise ManifestError(
                 f"{path}:{line}: id {utterance.id!r} was used before on line {line_of[utterance.id]}; "
@@ -233,7 +234,7 @@ def _refuse_swallowed_rows(path: Path, line: int, more: list[str], delimiter: st
             )
 
 
-def _utterance(path: Path, line: int, row: Mapping[str, Any]) -> Utterance:
+def _utterance(path: Path, line: int, row: Mapping[str, Any], all_files: bool) -> Utterance:
     place = f"{path}:{line}"
     row = _with_our_names(place, row)
     written_audio = _text(place, row, "audio")
@@ -249,13 +250,13 @@ def _utterance(path: Path, line: int, row: Mapping[str, Any]) -> Utterance:
     if not isinstance(reference, str):
         raise ManifestError(f"{place}: `reference` must be a text, got {reference!r}")
     written_image = _text(place, row, "image")
-    audio = _existing_file(place, path, "audio", written_audio)
+    audio = _file(place, path, "audio", written_audio, all_files)
     _refuse_part(place, row, audio)
     return Utterance(
         id=_text(place, row, "id") or written_audio,
         audio=audio,
         reference=reference,
-        image=_existing_file(place, path, "image", written_image) if written_image else None,
+        image=_file(place, path, "image", written_image, all_files) if written_image else None,
         image_id=_text(place, row, "image_id"),
         speaker=_text(place, row, "speaker"),
         group=_text(place, row, "group"),
@@ -320,22 +321,27 @@ def _text(place: str, row: Mapping[str, Any], column: str) -> str | None:
     return str(value).strip() or None
 
 
-def _existing_file(place: str, manifest: Path, column: str, written: str) -> Path:
-    hint = "leave the cell empty where there is no picture" if column == "image" else "correct the path"
-    spellings = dict.fromkeys(
-        form
-        for name in (written, written.replace("\\", "/"))
-        for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
-    )
+def _file(place: str, manifest: Path, column: str, written: str, must_exist: bool) -> Path:
+    """Return the file that a cell names: as written, else in another spelling or in Common Voice's folder."""
     target = manifest.parent / written
     try:
+        if target.is_file():
+            return target
+        spellings = dict.fromkeys(
+            form
+            for name in (written, written.replace("\\", "/"))
+            for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+        )
         for spelling in spellings:
             for found in (manifest.parent / spelling, manifest.parent / CLIPS / spelling):
                 if found.is_file():
                     return found
-        near = _nearest(manifest.parent / written.replace("\\", "/"))
+        near = _nearest(manifest.parent / written.replace("\\", "/")) if must_exist else None
     except (OSError, ValueError) as error:  # too long a name, or a NUL byte in it
         raise ManifestError(f"{place}: `{column}` is no usable path ({error}): {written!r}") from error
+    if not must_exist:
+        return target
+    hint = "leave the cell empty where there is no picture" if column == "image" else "correct the path"
     if near:
         hint = f"there is {near}"
     raise ManifestError(
