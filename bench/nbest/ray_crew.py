@@ -87,7 +87,7 @@ class RayCrew:
 
         Raises:
             SettingsError: Ray is not installed, or the number is out of its range.
-            ProviderError: The cluster cannot be reached, or has no room for one actor.
+            ProviderError: The cluster cannot be reached.
             EarsightError: The pipeline cannot be opened there.
         """
         if ray is None:
@@ -102,7 +102,7 @@ class RayCrew:
         self.cost = Cost()
         _join(address)
         try:
-            self.workers = workers or self._room()
+            self.workers = workers or max(1, self._room())
             self.header = self._asked(open_pipeline)
         except BaseException:
             self.close()
@@ -121,13 +121,15 @@ class RayCrew:
         if not blocks:
             return
         packed = [{"block": pickle.dumps(block)} for block in blocks]
+        most = min(self.workers, len(packed))
         done = ray.data.from_items(packed, override_num_blocks=min(len(packed), MOST_PIECES)).map_batches(
             Actor,
             batch_size=1,
             fn_constructor_args=self._arguments,
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
-                max_size=min(self.workers, len(packed)),
+                max_size=most,
+                initial_size=max(1, min(most, self._room())),
                 max_tasks_in_flight_per_actor=_IN_HAND,
             ),
             **self._needs,
@@ -143,16 +145,11 @@ class RayCrew:
             raise _cause(error) from error
 
     def _room(self) -> int:
-        """Return how many actors the cluster has room for."""
+        """Return how many actors the cluster has room for now; one that grows on demand may have none."""
         resources = ray.cluster_resources()
         room = int(resources.get("CPU", 0) // self._needs["num_cpus"])
         if self._needs["num_gpus"]:
             room = min(room, int(resources.get("GPU", 0)))
-        if room < 1:
-            raise ProviderError(
-                f"the cluster has {resources}; an actor takes {self._needs}: lower --threads, or give --workers "
-                "where the cluster grows on demand"
-            )
         return room
 
     def _asked(self, open_pipeline: OpenPipeline) -> NBestHeader:
@@ -183,6 +180,7 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ProviderError(f"--ray {address}: the cluster cannot be joined: {error}") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
