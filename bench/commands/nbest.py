@@ -62,10 +62,11 @@ def run(args: argparse.Namespace) -> int:
     # A file that is missing fails with its row, where rows may fail.
     utterances = read_manifest(args.data, all_files=args.max_errors == 0)
     with _crew(args) as crew:
+        started = time.perf_counter()
         done = write_corpus(crew, utterances, args.output, settings)
         if args.record is not None:
-            seconds = time.perf_counter() - begin
-            _record(args, crew, utterances, done, seconds).write(args.record)
+            seconds = time.perf_counter() - begin, started - begin
+            _record(args, crew, utterances, done, *seconds).write(args.record)
     failed = f", {done.failed} failed: {done.errors}" if done.failed else ""
     print(f"{args.output}: {done.utterances} utterances{failed}")
     return EXIT_DONE
@@ -97,7 +98,12 @@ def _crew(args: argparse.Namespace) -> Iterator[Crew]:
 
 
 def _record(
-    args: argparse.Namespace, crew: Crew, utterances: Sequence[Utterance], done: CorpusRun, seconds: float
+    args: argparse.Namespace,
+    crew: Crew,
+    utterances: Sequence[Utterance],
+    done: CorpusRun,
+    wall_s: float,
+    start_s: float,
 ) -> RunRecord:
     return RunRecord(
         header=crew.header.to_dict(),
@@ -109,8 +115,8 @@ def _record(
         speech_s=done.speech_s,
         audio_bytes=sum(path.stat().st_size for row in utterances if (path := row.audio).is_file()),
         output_bytes=args.output.stat().st_size,
-        wall_s=seconds,
-        load_s=crew.cost.load_s,
+        wall_s=wall_s,
+        start_s=start_s,
         work_s=crew.cost.work_s,
         cpu_s=crew.cost.cpu_s,
         driver_cpu_s=time.process_time(),

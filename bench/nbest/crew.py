@@ -21,20 +21,17 @@ class Cost:
     """What recognition has cost so far, of all processes that recognise.
 
     Attributes:
-        load_s: Seconds until a pipeline was open, the longest.
         work_s: Seconds within the recognition of blocks, summed over processes.
         cpu_s: Seconds of processor in them, summed.
         peak_memory_bytes: Largest resident set of one process.
     """
 
-    load_s: float = 0.0
     work_s: float = 0.0
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
 
     def add(self, other: "Cost") -> None:
-        """Count the cost of a block, or of opening a pipeline."""
-        self.load_s = max(self.load_s, other.load_s)
+        """Count the cost of a block."""
         self.work_s += other.work_s
         self.cpu_s += other.cpu_s
         self.peak_memory_bytes = max(self.peak_memory_bytes, other.peak_memory_bytes)
@@ -67,13 +64,10 @@ class Pipeline:
 
     Attributes:
         header: Its bundle and settings.
-        opened: What opening it cost.
     """
 
     def __init__(self, open_pipeline: OpenPipeline) -> None:
-        begin = time.perf_counter()
         self._asr = open_pipeline()
-        self.opened = Cost(load_s=time.perf_counter() - begin, peak_memory_bytes=peak_memory())
         self.header = header_of(self._asr)
         self._pictures = PictureShelf(self._asr)
 
@@ -95,7 +89,7 @@ class InProcess:
     def __init__(self, open_pipeline: OpenPipeline) -> None:
         self._pipeline = Pipeline(open_pipeline)
         self.header = self._pipeline.header
-        self.cost = self._pipeline.opened
+        self.cost = Cost()
 
     def results(self, tasks: Sequence[Task], *, failures: bool) -> Iterator[Result]:  # noqa: ARG002
         """Yield what comes of the tasks, each as soon as it is there."""
@@ -110,7 +104,7 @@ def measured(cost: Cost) -> Iterator[None]:
     """Add the seconds, the processor time and the peak memory of a `with` block to a cost."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
-    cost.add(Cost(0.0, time.perf_counter() - wall, time.process_time() - cpu, peak_memory()))
+    cost.add(Cost(time.perf_counter() - wall, time.process_time() - cpu, peak_memory()))
 
 
 def require_same(header: NBestHeader, first: NBestHeader, who: str) -> None:

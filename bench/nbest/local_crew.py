@@ -33,7 +33,6 @@ class Opened:
     """A worker's first answer."""
 
     header: NBestHeader
-    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +142,13 @@ class LocalCrew:
                 continue
             if isinstance(answer, Broken):
                 raise answer.error or RuntimeError(f"a worker failed:\n{answer.traceback}")
-            self.cost.add(answer.cost)
             if isinstance(answer, Opened):
                 self._header = self._header or answer.header
                 require_same(answer.header, self._header, f"worker {worker.process.pid}")
                 worker.opened = True
             else:
                 worker.block = None
+                self.cost.add(answer.cost)
                 yield answer.number
 
     def _start(self) -> None:
@@ -211,7 +210,7 @@ def _serve(connection: "Connection[Answer, Block]", open_pipeline: OpenPipeline,
     try:
         worker = Pipeline(open_pipeline)
         parts = PartFolder(nbest, worker.header)
-        connection.send(Opened(worker.header, worker.opened))
+        connection.send(Opened(worker.header))
         while True:
             block = connection.recv()
             connection.send(Done(block.number, worker.do(block, parts)))

@@ -41,7 +41,6 @@ class Actor:
         os.chdir(folder)  # paths are those of the driver
         self._worker = Pipeline(open_pipeline)
         self._parts = PartFolder(Path(nbest), self._worker.header)
-        self._opened: Cost | None = self._worker.opened
 
     def __call__(self, batch: Batch) -> Batch:
         """Do the blocks of a batch; return for each its number, who did it, and what it cost."""
@@ -49,11 +48,7 @@ class Actor:
         return {"answer": np.array([pickle.dumps(answer) for answer in answers], dtype=object)}
 
     def _answer(self, block: Block) -> tuple[int, NBestHeader, Cost]:
-        cost = self._worker.do(block, self._parts)
-        if self._opened is not None:
-            cost.add(self._opened)
-            self._opened = None
-        return block.number, self._worker.header, cost
+        return block.number, self._worker.header, self._worker.do(block, self._parts)
 
 
 class RayCrew:

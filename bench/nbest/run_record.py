@@ -28,7 +28,7 @@ class RunRecord:
         audio_bytes: Size of the files of all rows.
         output_bytes: Size of the n-best file.
         wall_s: Seconds from the start to the last line of the file.
-        load_s: Seconds until a pipeline was open, the longest of all processes.
+        start_s: Those until the first pipeline was open: manifest read, processes or cluster started.
         work_s: Seconds within recognition, summed over processes.
         cpu_s: Seconds of processor within recognition, summed over processes.
         driver_cpu_s: Seconds of processor of the process that writes the file; of all, where it recognises.
@@ -47,7 +47,7 @@ class RunRecord:
     audio_bytes: int
     output_bytes: int
     wall_s: float
-    load_s: float
+    start_s: float
     work_s: float
     cpu_s: float
     driver_cpu_s: float

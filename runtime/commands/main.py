@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from runtime.bundle.bundle import Bundle
 from runtime.clip.cache import save_image_cache
-from runtime.commands import doctor, engines
+from runtime.commands import doctor, engines, triton
 from runtime.commands.console import EXIT_DONE, run_guarded
 from runtime.commands.options import (
     add_pipeline_arguments,
@@ -89,6 +89,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     build = commands.add_parser("engines", help="build the TensorRT engines of a bundle ahead")
     engines.add_arguments(build)
+
+    server = commands.add_parser("triton", help="write a model repository for NVIDIA Triton")
+    triton.add_arguments(server)
     return parser.parse_args(argv)
 
 
@@ -98,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         return doctor.run(args)
     if args.command == "engines":
         return engines.run(args)
+    if args.command == "triton":
+        return triton.run(args)
     return _transcribe(args) if args.command == "transcribe" else _embed_images(args)
 
 
