@@ -53,7 +53,7 @@ def load(name, path):
 def model_config():
     """Triton's message of a model configuration; the gRPC client around it is not needed."""
     places = {Path(file.locate()) for file in metadata.files("tritonclient")}
-    (place,) = (place for place in places if place.name == "model_config_pb2.py")
+    (place,) = (place for place in places if place.match("tritonclient/grpc/model_config_pb2.py"))
     return load("model_config_pb2", place)
 
 
