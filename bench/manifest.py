@@ -15,6 +15,7 @@ import csv
 import difflib
 import io
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -325,7 +326,7 @@ def _file(place: str, manifest: Path, column: str, written: str, must_exist: boo
     """Return the file that a cell names: as written, else in another spelling or in Common Voice's folder."""
     target = manifest.parent / written
     try:
-        if target.is_file():
+        if os.path.isfile(target):  # noqa: PTH113  half the time of `Path.is_file`, twice for every row
             return target
         spellings = dict.fromkeys(
             form

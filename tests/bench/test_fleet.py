@@ -409,7 +409,7 @@ def test_a_few_kills_cost_a_block_each(pocket_bundle, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_kills_cost_a_block_each(pocket_bundle, tmp_path):
-    print(KILLS, SEED, Killer(pocket_bundle, tmp_path, 1000, SEED).run(KILLS))
+    print(KILLS, SEED, Killer(pocket_bundle, tmp_path, 500, SEED).run(KILLS))
 
 
 def test_ray_writes_the_file_of_one(clean, pocket_bundle, tmp_path):
