@@ -62,11 +62,12 @@ def run(args: argparse.Namespace) -> int:
     # A file that is missing fails with its row, where rows may fail.
     utterances = read_manifest(args.data, all_files=args.max_errors == 0)
     with _crew(args) as crew:
-        started = time.perf_counter()
+        started, idle = time.perf_counter(), time.process_time()
         done = write_corpus(crew, utterances, args.output, settings)
         if args.record is not None:
             seconds = time.perf_counter() - begin, started - begin
-            _record(args, crew, utterances, done, *seconds).write(args.record)
+            driver_cpu_s = time.process_time() - idle
+            _record(args, crew, utterances, done, *seconds, driver_cpu_s).write(args.record)
     failed = f", {done.failed} failed: {done.errors}" if done.failed else ""
     print(f"{args.output}: {done.utterances} utterances{failed}")
     return EXIT_DONE
@@ -104,6 +105,7 @@ def _record(
     done: CorpusRun,
     wall_s: float,
     start_s: float,
+    driver_cpu_s: float,
 ) -> RunRecord:
     return RunRecord(
         header=crew.header.to_dict(),
@@ -119,7 +121,7 @@ def _record(
         start_s=start_s,
         work_s=crew.cost.work_s,
         cpu_s=crew.cost.cpu_s,
-        driver_cpu_s=time.process_time(),
+        driver_cpu_s=driver_cpu_s,
         peak_memory_bytes=crew.cost.peak_memory_bytes,
         driver_memory_bytes=peak_memory(),
         cpu=cpu_info()["model"],

@@ -60,11 +60,13 @@ def run(args: argparse.Namespace) -> int:
     if args.against is not None:
         there = RunRecord.read(args.against)
         expected = predict(model, there.utterances, there.speech_s, there.workers, there.workers)
+        cpu_s = expected.cpu_s_per_hour * there.speech_s / HOUR
         print(
             f"{args.against}: {expected.wall_s:.1f} s expected, {there.wall_s:.1f} s measured: "
-            f"{expected.wall_s / there.wall_s:.3f}"
+            f"{expected.wall_s / there.wall_s:.3f}; of processor {cpu_s:.1f} and {there.cpu_s:.1f} s: "
+            f"{cpu_s / there.cpu_s:.3f}"
         )
-        report["against"] = {"measured_s": there.wall_s, **expected.to_dict()}
+        report["against"] = {"measured_s": there.wall_s, "measured_cpu_s": there.cpu_s, **expected.to_dict()}
     if args.hours is not None:
         plans = [
             plan(model, args.hours, workers, per_machine=args.per_machine, utterance_s=args.utterance_s)

@@ -22,7 +22,7 @@ from runtime.bundle.json_files import parse_json
 from runtime.errors import NBestFileError, OutputError
 from runtime.write_whole import write_whole
 
-BLOCK: Final = 16  # rows: some seconds of work, which a kill costs at most
+BLOCK: Final = 8  # rows: some seconds of work, which a kill costs at most
 SCHEMA: Final = "earsight.nbest-part/1"
 logger = logging.getLogger(__name__)
 

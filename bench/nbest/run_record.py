@@ -31,7 +31,7 @@ class RunRecord:
         start_s: Those until the first pipeline was open: manifest read, processes or cluster started.
         work_s: Seconds within recognition, summed over processes.
         cpu_s: Seconds of processor within recognition, summed over processes.
-        driver_cpu_s: Seconds of processor of the process that writes the file; of all, where it recognises.
+        driver_cpu_s: Those of the process that writes the file, from then on; with them where it recognises.
         peak_memory_bytes: Largest resident set of a process that recognised.
         driver_memory_bytes: Largest resident set of the process that writes the file.
         cpu: The processor.
