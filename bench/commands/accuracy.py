@@ -10,8 +10,8 @@ from bench.accuracy.comparison import compare_accuracy, first_changes
 from bench.commands.latency import write_report
 from bench.manifest import Utterance, read_manifest
 from bench.measure.system_info import system_info
+from bench.nbest.corpus import write_nbest
 from bench.nbest.file import read_nbest
-from bench.nbest.recognition import write_nbest
 from bench.nbest.records import NBestUtterance
 from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, language_code, normalizer
 from runtime.bundle.bundle import Bundle

@@ -18,8 +18,8 @@ from bench.commands.tune import pictures_of, summary_lines, write_tune_files
 from bench.latency.bundle import BundleSettings, measure_bundle
 from bench.latency.tables import stage_table
 from bench.manifest import read_manifest
+from bench.nbest.corpus import write_nbest
 from bench.nbest.human_clips import HeardClips, hear
-from bench.nbest.recognition import write_nbest
 from bench.report import write_report
 from bench.text.normalizers import DEFAULT_NORMALIZER
 from bench.tuning import TuneOptions, tune

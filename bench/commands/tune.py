@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.manifest import Utterance, read_manifest
 from bench.measure.system_info import system_info
+from bench.nbest.corpus import write_nbest
 from bench.nbest.file import NBestFile, read_nbest
-from bench.nbest.recognition import write_nbest
 from bench.report import write_report
 from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES
 from bench.tuning.alpha import TuneResult, tune

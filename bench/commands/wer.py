@@ -8,7 +8,7 @@ from typing import Any, Final
 from bench.commands.latency import write_report
 from bench.manifest import read_manifest
 from bench.measure.system_info import system_info
-from bench.nbest.recognition import write_nbest
+from bench.nbest.corpus import write_nbest
 from bench.nbest.records import NBestFile, NBestUtterance
 from bench.nbest.table import log_probability_sum
 from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, NOTEBOOK, Normalizer, normalizer

@@ -1,21 +1,18 @@
 """The n-best file: hypotheses with their scores, one utterance a line, so that tuning needs no model.
 
 The first line is a header, `{"schema": "earsight.nbest/1", "bundle": {…}, "settings": {…}}`; every
-further line is one utterance. Each line is written and flushed on its own, so an interrupted run can
-go on where it stopped: a torn last line is cut off, the rest is kept.
+further line is one utterance. `bench/nbest/writer.py` writes it.
 """
 
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from bench.nbest.records import SCHEMA, NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
 from runtime.bundle.json_files import parse_json
-from runtime.errors import NBestFileError, OutputError
-from runtime.write_whole import lock
+from runtime.errors import NBestFileError
 
 LARGEST_NUMBER: Final = 1e6  # of scores, cosines and seconds; what is larger is damaged, and overflows sums
 
@@ -25,7 +22,6 @@ __all__ = [
     "NBestHeader",
     "NBestHypothesis",
     "NBestUtterance",
-    "NBestWriter",
     "read_nbest",
 ]
 
@@ -43,11 +39,11 @@ def read_nbest(path: str | Path) -> NBestFile:
     first = next(lines, None)
     if first is None:
         raise NBestFileError(f'{path}: empty; expected a header line with "schema": "{SCHEMA}"')
-    header = _header(path, *first)
+    header = header_from(path, *first)
     utterances: list[NBestUtterance] = []
     line_of: dict[str, int] = {}
     for line, content in lines:
-        utterance = _utterance(f"{path}:{line}", _object(path, line, content))
+        utterance = utterance_from(f"{path}:{line}", row_of(path, line, content))
         if utterance.id in line_of:
             raise NBestFileError(
                 f"{path}:{line}: id {utterance.id!r} was used before on line {line_of[utterance.id]}"
@@ -78,7 +74,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield line, content
 
 
-def _object(path: Path, line: int, content: str) -> dict[str, Any]:
+def row_of(path: Path, line: int, content: str) -> dict[str, Any]:
+    """Read one line.
+
+    Raises:
+        NBestFileError: It is no JSON object; the message starts with `file:line`.
+    """
     try:
         row = parse_json(content)
     except ValueError as error:
@@ -88,8 +89,13 @@ def _object(path: Path, line: int, content: str) -> dict[str, Any]:
     return row
 
 
-def _header(path: Path, line: int, content: str) -> NBestHeader:
-    row = _object(path, line, content)
+def header_from(path: Path, line: int, content: str) -> NBestHeader:
+    """Read the first line.
+
+    Raises:
+        NBestFileError: It is no header of this schema; the message starts with `file:line`.
+    """
+    row = row_of(path, line, content)
     if row.get("schema") != SCHEMA:
         raise NBestFileError(
             f"{path}:{line}: schema is {row.get('schema')!r}, expected {SCHEMA!r}; "
@@ -105,7 +111,12 @@ def _header(path: Path, line: int, content: str) -> NBestHeader:
     return NBestHeader(bundle, settings)
 
 
-def _utterance(place: str, row: Mapping[str, Any]) -> NBestUtterance:
+def utterance_from(place: str, row: Mapping[str, Any]) -> NBestUtterance:
+    """Restore what `NBestUtterance.to_dict` returned.
+
+    Raises:
+        NBestFileError: It is something else; the message starts with `place`.
+    """
     identifier = row.get("id")
     if not isinstance(identifier, str) or not identifier:
         raise NBestFileError(f"{place}: `id` must be a text that is not empty, got {identifier!r}")
@@ -166,6 +177,8 @@ def _optional_text(place: str, row: Mapping[str, Any], key: str) -> str | None:
 
 def _number(place: str, row: Mapping[str, Any], key: str) -> float | None:
     value = row.get(key)
+    if type(value) is float and -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+        return value  # what the writer writes, checked first: a corpus has millions of them
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -183,117 +196,3 @@ def _cosine(place: str, row: Mapping[str, Any], key: str) -> float | None:
     if value is not None and abs(value) > 1.0 + 1e-5:
         raise NBestFileError(f"{place}: `{key}` must be a cosine in [-1, 1], got {value}")
     return value
-
-
-class NBestWriter:
-    """Writes an n-best file line by line, each flushed, and goes on where an earlier run stopped.
-
-    Use as a context manager:
-
-        with NBestWriter(path, header, resume=True) as writer:
-            for utterance in utterances:
-                if utterance.id not in writer.finished:
-                    writer.write(recognise(utterance))
-    """
-
-    def __init__(self, path: str | Path, header: NBestHeader, *, resume: bool = False) -> None:
-        """Open the file.
-
-        Args:
-            path: Where to write; missing folders are made.
-            header: Bundle and settings of this run.
-            resume: Keep the utterances that a file of the same header already holds. Without it an
-                existing file is overwritten.
-
-        Raises:
-            NBestFileError: `resume` on a file of another header, or with an unusable line.
-            OutputError: The file cannot be written, or another run is writing it.
-        """
-        self.path = Path(path)
-        self.finished: set[str] = set()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a line that fails is not tried again when the file is closed.
-            self._file = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
-            self._begin(header, resume)
-        except BaseException:
-            self.close()
-            raise
-
-    def _begin(self, header: NBestHeader, resume: bool) -> None:
-        if not lock(self._file, wait=False):
-            raise OutputError(f"{self.path}: another run is writing it; wait for it, or stop it")
-        keep = 0
-        if resume:
-            self.finished, keep = _finished(self.path, header)
-        try:
-            self._file.truncate(keep)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        if not keep:
-            self._write_line(header.to_dict())
-
-    def write(self, utterance: NBestUtterance) -> None:
-        """Append one utterance and flush it.
-
-        Raises:
-            NBestFileError: The id was written before, or a score is not finite.
-            OutputError: The disk is full, or fails.
-        """
-        if utterance.id in self.finished:
-            raise NBestFileError(f"{self.path}: id {utterance.id!r} is in the file already")
-        row = utterance.to_dict()
-        _utterance(f"{self.path}: {utterance.id}", row)
-        self._write_line(row)
-        self.finished.add(utterance.id)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _write_line(self, row: Mapping[str, Any]) -> None:
-        rest = memoryview(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"{self.path}: cannot be written: {error.strerror}; the utterances that are in it stay, and the "
-            "next run goes on from there"
-        )
-
-
-def _finished(path: Path, header: NBestHeader) -> tuple[set[str], int]:
-    """Return the ids of an unfinished file and the number of bytes to keep (a torn last line is not kept)."""
-    data = path.read_bytes()
-    keep = data.rfind(b"\n") + 1
-    if keep == 0:  # not even the header was written to its end
-        return set(), 0
-    found: list[str] = []
-    lines = data[:keep].decode("utf-8", errors="replace").split("\n")
-    there = _header(path, 1, lines[0]).to_dict()
-    wanted = json.loads(json.dumps(header.to_dict()))
-    if there != wanted:
-        changed = [key for key in ("bundle", "settings") if there[key] != wanted[key]]
-        raise NBestFileError(
-            f"{path}:1: was written with another {' and '.join(changed)}; "
-            "delete the file, or choose another output, to start afresh"
-        )
-    for line, content in enumerate(lines[1:], start=2):
-        if content.strip():
-            found.append(_utterance(f"{path}:{line}", _object(path, line, content)).id)
-    return set(found), keep

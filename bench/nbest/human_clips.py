@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.manifest import read_manifest
-from bench.nbest.recognition import write_nbest
+from bench.nbest.corpus import write_nbest
 from bench.nbest.records import NBestHypothesis, NBestUtterance
 from bench.nbest.table import NBestTable, build_table
 from bench.text.normalizers import DEFAULT_NORMALIZER, normalizer

@@ -1,7 +1,6 @@
-"""From a manifest and a bundle to n-best lists with clip scores: the expensive part of tuning, done once."""
+"""From a row of a manifest to its n-best list with clip scores: the expensive part of tuning, done once."""
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from bench.manifest import Utterance
-from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter, read_nbest
+from bench.nbest.blocks import Result, Task
+from bench.nbest.failures import Failure
+from bench.nbest.records import NBestHeader, NBestHypothesis, NBestUtterance
 from runtime.clip.cache import find_embedding
 from runtime.errors import AudioError, EarsightError, ImageCacheError, ManifestError
 from runtime.fusion import to_caption_style
@@ -20,43 +20,9 @@ from runtime.pipeline import MultimodalASR
 from runtime.results import Hypothesis, join_hypotheses
 
 SHUFFLE_SEED: Final = 0
+SHELF: Final = 20_000  # embeddings: 40 MB at 512 values
 
 Embedding = NDArray[np.float32]
-
-
-def write_nbest(
-    asr: MultimodalASR,
-    utterances: Sequence[Utterance],
-    output: Path,
-    *,
-    resume: bool = True,
-    progress: bool = True,
-) -> NBestFile:
-    """Recognise every utterance and compare its hypotheses with its picture, and with a wrong one.
-
-    Args:
-        asr: The pipeline.
-        utterances: Rows of a manifest.
-        output: The n-best file. With `resume`, what an interrupted run of the same bundle and settings has
-            written stays.
-        resume: Go on with the file instead of starting it afresh.
-        progress: Show a progress bar where standard error is a terminal.
-
-    Returns:
-        The whole file, read back.
-
-    Raises:
-        ManifestError: An audio file, picture or cache key of a row cannot be used; the message names the row.
-    """
-    pictures = PictureShelf(asr, utterances)
-    with NBestWriter(output, header_of(asr), resume=resume) as writer:
-        waiting = [utterance for utterance in utterances if utterance.id not in writer.finished]
-        bar = tqdm(
-            waiting, desc="nbest", unit="utterance", disable=None if progress else True, file=sys.stderr
-        )
-        for utterance in bar:
-            writer.write(recognise(asr, utterance, pictures))
-    return read_nbest(output)
 
 
 def header_of(asr: MultimodalASR) -> NBestHeader:
@@ -82,7 +48,7 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
     )
 
 
-def recognise(asr: MultimodalASR, utterance: Utterance, pictures: "PictureShelf") -> NBestUtterance:
+def recognise(asr: MultimodalASR, task: Task, pictures: "PictureShelf") -> NBestUtterance:
     """Return the n-best list of one utterance.
 
     As in `MultimodalASR.transcribe`, the list is empty where there is no speech, and a recording longer than
@@ -91,21 +57,30 @@ def recognise(asr: MultimodalASR, utterance: Utterance, pictures: "PictureShelf"
     Raises:
         ManifestError: Its audio or picture cannot be used.
     """
+    utterance = task.utterance
     try:
         segments = list(asr.recognizer.segments(utterance.audio))
     except AudioError as error:
         raise ManifestError(f"line {utterance.line} ({utterance.id}): {error}") from error
-    size = asr.search.count
-    hypotheses = join_hypotheses([segment.hypotheses for segment in segments], size)
+    hypotheses = join_hypotheses([segment.hypotheses for segment in segments], asr.search.count)
+    right, wrong = (None if row is None else pictures.of(row) for row in (utterance, task.control))
     return NBestUtterance(
         id=utterance.id,
         reference=utterance.reference,
         speaker=utterance.speaker,
         group=utterance.group,
-        image_id=pictures.key(utterance),
+        image_id=utterance.image_id or (utterance.image.name if utterance.image else None),
         duration_s=segments[-1].end_s,
-        hypotheses=_with_cosines(asr, hypotheses, pictures.right(utterance), pictures.wrong(utterance)),
+        hypotheses=_with_cosines(asr, hypotheses, right, wrong),
     )
+
+
+def recognise_or_fail(asr: MultimodalASR, task: Task, pictures: "PictureShelf") -> Result:
+    """Return the n-best list of one utterance, or why it has none."""
+    try:
+        return recognise(asr, task, pictures)
+    except EarsightError as error:
+        return Failure.of(task.utterance, error)
 
 
 def _with_cosines(
@@ -130,33 +105,43 @@ def _with_cosines(
     )
 
 
-class PictureShelf:
-    """The pictures of a manifest, each encoded once, and for every utterance somebody else's as a control."""
+def tasks_of(utterances: Sequence[Utterance]) -> Iterator[Task]:
+    """Yield the rows of a manifest as tasks; each is given the picture of another as a control.
 
-    def __init__(self, asr: MultimodalASR, utterances: Sequence[Utterance]) -> None:
+    In a seeded order of those with a picture, each takes the next picture that differs; none does where
+    all have the same.
+    """
+    seen = [row for row, utterance in enumerate(utterances) if utterance.image or utterance.image_id]
+    order = [seen[place] for place in np.random.default_rng(SHUFFLE_SEED).permutation(len(seen))]
+    control: dict[int, int] = {}
+    following: int | None = None
+    for own, after in zip(reversed(order * 2), reversed((order * 2)[1:] + order[:1]), strict=True):
+        if _picture(utterances[after]) != _picture(utterances[own]):
+            following = after
+        if following is not None:
+            control[own] = following
+    for place, utterance in enumerate(utterances):
+        yield Task(place, utterance, utterances[control[place]] if place in control else None)
+
+
+def _picture(utterance: Utterance) -> tuple[Path | None, str | None]:
+    return utterance.image, utterance.image_id
+
+
+class PictureShelf:
+    """The embeddings of pictures, each encoded once while it is among the last `SHELF` ones."""
+
+    def __init__(self, asr: MultimodalASR) -> None:
         self._asr = asr
         self._encoded: dict[Path, Embedding] = {}
-        self._other = dict(self._shuffled(utterances))
 
-    @staticmethod
-    def _shuffled(utterances: Sequence[Utterance]) -> Iterator[tuple[str, Utterance]]:
-        """Give every utterance the picture of another: a seeded order, each takes the next that differs."""
-        seen = [utterance for utterance in utterances if utterance.image or utterance.image_id]
-        order = np.random.default_rng(SHUFFLE_SEED).permutation(len(seen))
-        for place, own in enumerate(order):
-            for step in range(1, len(seen)):
-                other = seen[order[(place + step) % len(seen)]]
-                if (other.image, other.image_id) != (seen[own].image, seen[own].image_id):
-                    yield seen[own].id, other
-                    break
+    def of(self, utterance: Utterance) -> Embedding | None:
+        """Return the embedding of an utterance's picture, None where it has none.
 
-    @staticmethod
-    def key(utterance: Utterance) -> str | None:
-        """Return the name of an utterance's picture."""
-        return utterance.image_id or (utterance.image.name if utterance.image else None)
-
-    def right(self, utterance: Utterance) -> Embedding | None:
-        """Return the embedding of the utterance's picture, None where it has none."""
+        Raises:
+            ImageCacheError: Its key is not in the image cache, and it has no picture file.
+            ManifestError: Its picture cannot be used.
+        """
         if utterance.image_id is not None:
             embedding = find_embedding(self._asr.image_embeddings, utterance.image_id)
             if embedding is not None:
@@ -170,12 +155,10 @@ class PictureShelf:
             return None
         if utterance.image not in self._encoded:
             try:
-                self._encoded[utterance.image] = self._asr.encode_images([utterance.image])[0]
+                encoded: Embedding = self._asr.encode_images([utterance.image])[0]
             except EarsightError as error:
                 raise ManifestError(f"line {utterance.line} ({utterance.id}): {error}") from error
+            if len(self._encoded) >= SHELF:
+                del self._encoded[next(iter(self._encoded))]
+            self._encoded[utterance.image] = encoded
         return self._encoded[utterance.image]
-
-    def wrong(self, utterance: Utterance) -> Embedding | None:
-        """Return the embedding of another utterance's picture, None where there is no other."""
-        other = self._other.get(utterance.id)
-        return None if other is None else self.right(other)

@@ -24,7 +24,7 @@ def parse_json(text: str) -> Any:
         ValueError: It cannot be used; the message says why.
     """
     try:
-        content = json.loads(text, parse_int=_integer, object_pairs_hook=_object)
+        content = _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if _SURROGATE_ESCAPE.search(text):  # most often a whole pair, which is a character
@@ -48,6 +48,10 @@ def _integer(digits: str) -> int:
     if len(digits) > 20 or abs(int(digits)) > MAX_INTEGER:
         raise ValueError(f"{digits[:20]}… is too large a number; put an identifier in quotes")
     return int(digits)
+
+
+# Made once: `json.loads` would make one for every line.
+_DECODER: Final = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_object)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from runtime.bundle.bundle import Bundle
 from runtime.clip.cache import save_image_cache
 from runtime.clip.pictures import picture_suffixes
-from runtime.commands import doctor, engines, serve
+from runtime.commands import doctor, engines, serve, triton
 from runtime.commands.console import EXIT_DONE, run_guarded
 from runtime.commands.options import (
     add_pipeline_arguments,
@@ -76,6 +76,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "serve", help="answer over HTTP, as OpenAI's clients ask, with pictures and alternatives"
     )
     serve.add_arguments(server)
+
+    repository = commands.add_parser("triton", help="write a model repository for NVIDIA Triton")
+    triton.add_arguments(repository)
     return parser.parse_args(argv)
 
 
@@ -87,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         return engines.run(args)
     if args.command == "serve":
         return serve.run(args)
+    if args.command == "triton":
+        return triton.run(args)
     return _transcribe(args) if args.command == "transcribe" else _embed_images(args)
 
 

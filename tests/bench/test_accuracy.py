@@ -8,8 +8,8 @@ import pytest
 
 from bench.accuracy.comparison import compare_accuracy, kendall_tau_b, list_change
 from bench.commands import accuracy as command
-from bench.nbest.file import NBestWriter
 from bench.nbest.records import NBestHeader, NBestHypothesis, NBestUtterance
+from bench.nbest.writer import NBestWriter
 from bench.text.normalizers import normalizer
 from runtime.errors import NBestFileError, SettingsError
 

@@ -12,8 +12,8 @@ from bench.commands.main import main
 from bench.latency.bundle import BundleSettings
 from bench.manifest import read_manifest
 from bench.nbest import human_clips
+from bench.nbest.corpus import write_nbest
 from bench.nbest.human_clips import attribution, hear
-from bench.nbest.recognition import write_nbest
 from bench.text.normalizers import normalizer
 from bench.tuning import tune
 from bench.tuning.options import TuneOptions

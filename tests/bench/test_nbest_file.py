@@ -11,9 +11,9 @@ from bench.nbest.file import (
     NBestHeader,
     NBestHypothesis,
     NBestUtterance,
-    NBestWriter,
     read_nbest,
 )
+from bench.nbest.writer import NBestWriter
 from runtime.errors import NBestFileError, OutputError
 
 HEADER = NBestHeader({"sha256": "abc"}, {"num_beams": 5})

@@ -13,8 +13,8 @@ from bench.commands.main import main as bench_main
 from bench.commands.wer import chosen_text
 from bench.manifest import read_manifest
 from bench.nbest import recognition
+from bench.nbest.corpus import write_nbest
 from bench.nbest.file import read_nbest
-from bench.nbest.recognition import write_nbest
 from bench.nbest.records import NBestHypothesis, NBestUtterance
 from runtime.clip.cache import save_image_cache
 from runtime.errors import ImageCacheError, ManifestError, NBestFileError
@@ -74,9 +74,9 @@ def test_the_header_names_bundle_and_settings(nbest, pocket_asr):
 
 def test_the_control_picture_is_never_the_own_one(nbest, pocket_asr):
     manifest = write_manifest(nbest.path.parent, ROWS)
-    shelf = recognition.PictureShelf(pocket_asr, read_manifest(manifest))
-    for utterance in read_manifest(manifest):
-        assert not np.array_equal(shelf.right(utterance), shelf.wrong(utterance))
+    shelf = recognition.PictureShelf(pocket_asr)
+    for task in recognition.tasks_of(read_manifest(manifest)):
+        assert not np.array_equal(shelf.of(task.utterance), shelf.of(task.control))
     for utterance in nbest.utterances:
         assert all(h.clip_score_shuffled is not None for h in utterance.hypotheses)
 
@@ -98,9 +98,9 @@ def test_an_interrupted_run_goes_on(nbest, pocket_asr, tmp_path, monkeypatch):
     monkeypatch.setattr(
         recognition,
         "recognise",
-        lambda asr, utterance, shelf: (
-            recognised.append(utterance.id),
-            original(asr, utterance, shelf),
+        lambda asr, task, shelf: (
+            recognised.append(task.utterance.id),
+            original(asr, task, shelf),
         )[1],
     )
     finished = write_nbest(pocket_asr, read_manifest(write_manifest(tmp_path, ROWS)), started)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from bench.commands.main import main
-from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, NBestWriter
+from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
 from bench.nbest.table import build_table, rescored
+from bench.nbest.writer import NBestWriter
 from bench.text.normalizers import normalizer
 from bench.tuning import TuneResult, tune, tune_alpha
 from bench.tuning.explain import explain

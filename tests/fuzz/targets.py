@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from bench.manifest import read_manifest
-from bench.nbest.file import NBestUtterance, NBestWriter, read_nbest
+from bench.nbest.file import NBestUtterance, read_nbest
+from bench.nbest.writer import NBestWriter
 from bench.tuning import TuneOptions, tune
 from runtime.audio.load import level_dbfs, load_audio
 from runtime.audio.segmentation import Splitter

@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.manifest import read_manifest
-from bench.nbest.file import NBestWriter, read_nbest
+from bench.nbest.file import read_nbest
 from bench.nbest.records import NBestFile, NBestHypothesis, NBestUtterance
+from bench.nbest.writer import NBestWriter
 from runtime.audio.load import load_audio
 from runtime.bundle.bundle import SETTINGS_FILES, Bundle
 from runtime.bundle.json_files import parse_json

@@ -1,0 +1,171 @@
+"""Writes the n-best file, and goes on where an earlier run stopped.
+
+Each line is written and flushed on its own: a torn last line is cut off, the rest is kept.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.nbest.file import header_from, row_of, utterance_from
+from bench.nbest.records import NBestHeader, NBestUtterance
+from runtime.errors import NBestFileError, OutputError
+from runtime.write_whole import lock, write_whole
+
+
+class NBestWriter:
+    """Writes an n-best file line by line, each flushed, and goes on where an earlier run stopped.
+
+    Use as a context manager:
+
+        with NBestWriter(path, header, resume=True) as writer:
+            for utterance in utterances:
+                if utterance.id not in writer.finished:
+                    writer.write(recognise(utterance))
+
+    Attributes:
+        path: The file.
+        finished: The ids that are in it, in its order.
+        resumed: Whether an earlier run had begun it.
+    """
+
+    def __init__(self, path: str | Path, header: NBestHeader, *, resume: bool = False) -> None:
+        """Open the file.
+
+        Args:
+            path: Where to write; missing folders are made.
+            header: Bundle and settings of this run.
+            resume: Keep the utterances that a file of the same header already holds. Without it an
+                existing file is overwritten.
+
+        Raises:
+            NBestFileError: `resume` on a file of another header, or with an unusable line.
+            OutputError: The file cannot be written, or another run is writing it.
+        """
+        self.path = Path(path)
+        self.finished: dict[str, None] = {}
+        self.resumed = False
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line that fails is not tried again when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            self._begin(header, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, header: NBestHeader, resume: bool) -> None:
+        if not lock(self._file, wait=False):
+            raise OutputError(f"{self.path}: another run is writing it; wait for it, or stop it")
+        keep = 0
+        if resume:
+            self.finished, keep = _finished(self.path, header)
+            self.resumed = keep > 0
+        try:
+            self._file.truncate(keep)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if not keep:
+            self._write_line(header.to_dict())
+
+    def write(self, utterance: NBestUtterance) -> None:
+        """Append one utterance and flush it.
+
+        Raises:
+            NBestFileError: The id was written before, or a score is not finite.
+            OutputError: The disk is full, or fails.
+        """
+        if utterance.id in self.finished:
+            raise NBestFileError(f"{self.path}: id {utterance.id!r} is in the file already")
+        row = utterance.to_dict()
+        utterance_from(f"{self.path}: {utterance.id}", row)
+        self._write_line(row)
+        self.finished[utterance.id] = None
+
+    def arrange(self, places: Mapping[str, int]) -> None:
+        """Put the lines in the order of the manifest, where they are not, and close the file.
+
+        They are in another order where rows failed and were recognised later, or where the manifest changed.
+        Ids that it does not have go to the end.
+
+        Args:
+            places: The place of every id in the manifest.
+
+        Raises:
+            OutputError: The file cannot be written; it is as it was.
+        """
+        order = [places.get(key, len(places)) for key in self.finished]
+        if order != sorted(order):
+            with (
+                self.path.open("rb") as file,
+                write_whole(self.path) as beside,
+                beside.open("wb") as arranged,
+            ):
+                arranged.write(file.readline())
+                begins, lines = file.tell(), []
+                for line in file:
+                    if line.strip():
+                        lines.append((begins, len(line)))
+                    begins += len(line)
+                for _, (begins, length) in sorted(zip(order, lines, strict=True)):
+                    file.seek(begins)
+                    arranged.write(file.read(length))
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write_line(self, row: Mapping[str, Any]) -> None:
+        rest = memoryview(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: cannot be written: {error.strerror}; the utterances that are in it stay, and the "
+            "next run goes on from there"
+        )
+
+
+def _finished(path: Path, header: NBestHeader) -> tuple[dict[str, None], int]:
+    """Return the ids of an unfinished file and the number of bytes to keep (a torn last line is not kept)."""
+    found: dict[str, None] = {}
+    keep = 0
+    with path.open("rb") as file:
+        for line, data in enumerate(file, start=1):
+            if not data.endswith(b"\n"):
+                break
+            keep += len(data)
+            content = data.decode("utf-8", errors="replace")
+            if line == 1:
+                _refuse_other(path, header_from(path, 1, content), header)
+            elif content.strip():
+                found[utterance_from(f"{path}:{line}", row_of(path, line, content)).id] = None
+    return found, keep
+
+
+def _refuse_other(path: Path, header: NBestHeader, wanted: NBestHeader) -> None:
+    there, expected = header.to_dict(), json.loads(json.dumps(wanted.to_dict()))
+    if there != expected:
+        changed = [key for key in ("bundle", "settings") if there[key] != expected[key]]
+        raise NBestFileError(
+            f"{path}:1: was written with another {' and '.join(changed)}; "
+            "delete the file, or choose another output, to start afresh"
+        )
