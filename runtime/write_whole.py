@@ -197,6 +197,16 @@ def sync_folder(folder: Path) -> None:
             _sync(path)
 
 
+def sync_names(folder: Path) -> None:
+    """Have the disk take the names in a folder: what was put there stays there if the power fails."""
+    if sys.platform != "win32":  # which opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _beside(place: Path) -> Path:
     return place.absolute().with_name(
         f".{place.name[:_LONGEST_NAME]}-{os.getpid()}-{os.urandom(4).hex()}.tmp"

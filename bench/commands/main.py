@@ -17,6 +17,7 @@ COMMANDS: Final = MappingProxyType(
         "nbest": ("bench.commands.nbest", "recognise a manifest into an n-best file"),
         "plan": ("bench.commands.plan", "what n-best lists of a large corpus will take"),
         "tune": ("bench.commands.tune", "find the alpha with the lowest word error rate"),
+        "retune": ("bench.commands.retune", "tune on the corrections that a server kept"),
         "latency": ("bench.commands.latency", "measure latency per stage, and peers beside it"),
         "wer": ("bench.commands.wer", "word and character error rate at one alpha"),
         "accuracy": ("bench.commands.accuracy", "what a precision changes against another"),

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,33 +39,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="for tune.json and the report"
     )
+    parser.add_argument("--asr-score", choices=("mean", "sum"), default="mean", help="(default %(default)s)")
+    add_tuning_arguments(parser)
+    add_pipeline_arguments(parser, required=False)
+
+
+def add_tuning_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that tunes."""
     parser.add_argument(
         "--normalizer",
         choices=NORMALIZER_NAMES,
         default=DEFAULT_NORMALIZER,
         help="for WER; the notebook's stands beside it (default %(default)s)",
     )
-    parser.add_argument("--asr-score", choices=("mean", "sum"), default="mean", help="(default %(default)s)")
     parser.add_argument("--select", choices=("exact", "grid"), default="exact", help="(default %(default)s)")
     parser.add_argument("--tune-scale", action="store_true", help="also tune ASR temperature and CLIP scale")
     parser.add_argument("--replicates", type=int, default=10_000, metavar="N", help="(default %(default)s)")
     parser.add_argument("--folds", type=int, default=10, metavar="K", help="(default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default %(default)s)")
-    add_pipeline_arguments(parser, required=False)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Tune, write the files and print the table."""
-    options = TuneOptions(
+def tune_options(args: argparse.Namespace) -> TuneOptions:
+    """Return what the options of `add_tuning_arguments` say, and the language."""
+    return TuneOptions(
         normalizer=args.normalizer,
         language=args.language,
-        asr_score=args.asr_score,
         select=args.select,
         tune_scale=args.tune_scale,
         replicates=args.replicates,
         folds=args.folds,
         seed=args.seed,
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tune, write the files and print the table."""
+    options = replace(tune_options(args), asr_score=args.asr_score)
     development, test, pictures = _nbest_files(args)
     result = tune(development, options, test)
     write_tune_files(args.output, result)

@@ -69,10 +69,15 @@ def recognise(asr: MultimodalASR, task: Task, pictures: "PictureShelf") -> NBest
         reference=utterance.reference,
         speaker=utterance.speaker,
         group=utterance.group,
-        image_id=utterance.image_id or (utterance.image.name if utterance.image else None),
+        image_id=picture_key(utterance),
         duration_s=segments[-1].end_s,
         hypotheses=_with_cosines(asr, hypotheses, right, wrong),
     )
+
+
+def picture_key(utterance: Utterance) -> str | None:
+    """Return the name of an utterance's picture; None where it has none."""
+    return utterance.image_id or (utterance.image.name if utterance.image else None)
 
 
 def recognise_or_fail(asr: MultimodalASR, task: Task, pictures: "PictureShelf") -> Result:

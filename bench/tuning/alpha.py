@@ -8,16 +8,16 @@ import numpy as np
 from bench.nbest.file import NBestFile
 from bench.nbest.table import NBestTable, build_table, rescored
 from bench.text.normalizers import NOTEBOOK, Normalizer, language_code, normalizer
-from bench.text.scoring import error_rate
+from bench.text.scoring import IntArray, error_rate
 from bench.tuning.assessment import Assessment, assess
 from bench.tuning.correctness import assess_correctness, fit_confidence, fused_samples
-from bench.tuning.cross_validation import cross_validate
+from bench.tuning.cross_validation import HeldOut, hold_out
 from bench.tuning.fusion_lines import FusionLines, Steps, fusion_lines, trace_steps
 from bench.tuning.interpretation import describe_alpha
 from bench.tuning.notebook_figures import notebook_grid
 from bench.tuning.options import GRID, TuneOptions
 from bench.tuning.resampling import resampling_units
-from bench.tuning.scale_search import tune_scale
+from bench.tuning.scale_search import TunedScale, tune_scale
 from bench.tuning.selection import exact_alpha, grid_errors, runtime_choices, smallest_alpha_within_one_error
 from bench.tuning.surface import ErrorSurface, error_surface
 from runtime.fusion_settings import FusionSettings
@@ -48,6 +48,8 @@ class TuneResult:
         steps: Where choices change.
         fusion: What `fusion.json` holds: the chosen alpha, or the jointly tuned scales with theirs where they
             were asked for and did better on held-out folds.
+        held_out: int64, shape (N,): word errors of every utterance with settings that were chosen as those
+            of `fusion`, but without its fold; None where nothing can be held out.
         correctness: What the confidence is worth, on `development` and `test`, each None where there is none;
             `reason`, why there is none.
     """
@@ -69,6 +71,7 @@ class TuneResult:
     table: NBestTable
     steps: Steps
     fusion: FusionSettings
+    held_out: IntArray | None
     correctness: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,9 +124,9 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
     on_grid = grid_errors(table, lines, GRID).sum(axis=0)
     best_alpha = GRID[int(on_grid.argmin())]  # the first of equals, as the notebook's min()
     chosen_alpha = exact_alpha(surface) if options.select == "exact" else best_alpha
-    validation = cross_validate(table, lines, steps, options)
+    held_out = hold_out(table, lines, steps, options)
     scale = tune_scale(table, options) if options.tune_scale else None
-    fusion = _fusion(nbest, options, chosen_alpha, scale, validation)
+    fusion, held_out_errors = _fusion(nbest, options, chosen_alpha, scale, held_out)
     samples = fused_samples(table, fusion)
     confidence, reason = fit_confidence(samples)
     test_table = None if test is None else build_table(test.utterances, scorer, options.asr_score)
@@ -136,8 +139,8 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
         chosen_alpha=chosen_alpha,
         development=assess(table, notebook, lines, steps, chosen_alpha, options),
         test=None if test_table is None else _assess_test(test_table, chosen_alpha, options),
-        cross_validation=validation,
-        scale=scale,
+        cross_validation=None if held_out is None else held_out.to_dict(table, table.errors[steps.at_zero]),
+        scale=None if scale is None else scale.to_dict(),
         interpretation=describe_alpha(chosen_alpha),
         options=options,
         normalizer=scorer,
@@ -145,6 +148,7 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
         table=table,
         steps=steps,
         fusion=replace(fusion, confidence=confidence),
+        held_out=held_out_errors,
         correctness={
             "reason": reason,
             "development": assess_correctness(samples, confidence),
@@ -159,10 +163,10 @@ def _fusion(
     nbest: NBestFile,
     options: TuneOptions,
     alpha: float,
-    scale: dict[str, Any] | None,
-    validation: dict[str, Any] | None,
-) -> FusionSettings:
-    """Return what is to be used: scales of their own only where they are better on held-out folds."""
+    scale: TunedScale | None,
+    held_out: HeldOut | None,
+) -> tuple[FusionSettings, IntArray | None]:
+    """Return what is to be used, with its own scales only where they do better, and its held-out errors."""
     settings = FusionSettings(
         alpha=alpha,
         asr_score=options.asr_score,
@@ -170,16 +174,17 @@ def _fusion(
         normalizer=options.normalizer,
         bundle=dict(nbest.header.bundle) or None,
     )
-    if scale is None or validation is None or scale["cross_validated_wer"] is None:
-        return settings
-    if scale["cross_validated_wer"] >= validation["wer"]:
-        return settings
-    return replace(
+    if held_out is None:
+        return settings, None
+    if scale is None or scale.held_out is None or scale.held_out.sum() >= held_out.errors.sum():
+        return settings, held_out.errors
+    scaled = replace(
         settings,
-        alpha=scale["alpha"],
-        asr_temperature=scale["asr_temperature"],
-        clip_scale=scale["clip_scale"],
+        alpha=scale.alpha,
+        asr_temperature=scale.asr_temperature,
+        clip_scale=scale.clip_scale,
     )
+    return scaled, scale.held_out
 
 
 def _exact_section(

@@ -42,44 +42,63 @@ def make_folds(table: NBestTable, options: TuneOptions) -> Folds | None:
     return Folds(f"{count} folds of {units.kind}s", fold_of_unit[units.index], names)
 
 
-def cross_validate(
-    table: NBestTable, lines: FusionLines, steps: Steps, options: TuneOptions
-) -> dict[str, Any] | None:
-    """Choose alpha without each fold in turn, by the rule of `options.select`, and score the fold.
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """N utterances, each with an alpha that was chosen without its fold.
 
-    Returns:
-        Pooled WER of the held-out folds, the WER at alpha = 0, and the alpha of every fold; None where
-        nothing can be held out.
+    Attributes:
+        folds: The division.
+        alphas: The alpha that was chosen without each fold.
+        errors: int64, shape (N,): word errors of every utterance at the alpha of its fold.
     """
+
+    folds: Folds
+    alphas: tuple[float, ...]
+    errors: IntArray
+
+    def to_dict(self, table: NBestTable, baseline: IntArray) -> dict[str, Any]:
+        """Return pooled WER of the held-out folds, that at alpha = 0, and both with the alpha of every fold.
+
+        Args:
+            table: The n-best lists.
+            baseline: int64, shape (N,): word errors at alpha = 0.
+        """
+        rows = []
+        for number, (name, alpha) in enumerate(zip(self.folds.names, self.alphas, strict=True)):
+            held_out = self.folds.index == number
+            words = int(table.reference_words[held_out].sum())
+            rows.append(
+                {
+                    "held_out": name,
+                    "utterances": int(held_out.sum()),
+                    "alpha": alpha,
+                    "wer": error_rate(int(self.errors[held_out].sum()), words),
+                    "baseline_wer": error_rate(int(baseline[held_out].sum()), words),
+                }
+            )
+        return {
+            "scheme": self.folds.scheme,
+            "wer": error_rate(int(self.errors.sum()), table.total_words),
+            "baseline_wer": error_rate(int(baseline.sum()), table.total_words),
+            "folds": rows,
+        }
+
+
+def hold_out(table: NBestTable, lines: FusionLines, steps: Steps, options: TuneOptions) -> HeldOut | None:
+    """Choose alpha without each fold in turn, by the rule of `options.select`; None without folds."""
     folds = make_folds(table, options)
     if folds is None:
         return None
     on_grid = grid_errors(table, lines, GRID)
-    baseline = table.errors[steps.at_zero]
-    held_out_errors = 0
-    rows = []
-    for number, name in enumerate(folds.names):
+    errors = np.zeros(table.size, dtype=np.int64)
+    alphas = []
+    for number in range(len(folds.names)):
         held_out = folds.index == number
         weights = (~held_out).astype(np.int64)
         if options.select == "exact":
             alpha = exact_alpha(error_surface(steps, table.errors, table.reference_words, weights))
         else:
             alpha = GRID[int((weights @ on_grid).argmin())]
-        errors = int(table.errors[lines.choices(alpha)][held_out].sum())
-        words = int(table.reference_words[held_out].sum())
-        held_out_errors += errors
-        rows.append(
-            {
-                "held_out": name,
-                "utterances": int(held_out.sum()),
-                "alpha": alpha,
-                "wer": error_rate(errors, words),
-                "baseline_wer": error_rate(int(baseline[held_out].sum()), words),
-            }
-        )
-    return {
-        "scheme": folds.scheme,
-        "wer": error_rate(held_out_errors, table.total_words),
-        "baseline_wer": error_rate(int(baseline.sum()), table.total_words),
-        "folds": rows,
-    }
+        errors[held_out] = table.errors[lines.choices(alpha)][held_out]
+        alphas.append(alpha)
+    return HeldOut(folds, tuple(alphas), errors)

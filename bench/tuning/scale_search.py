@@ -6,6 +6,7 @@ them on one footing. Scales come from a grid, alpha is exact at each of its poin
 cross-validation searches anew.
 """
 
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 
@@ -24,13 +25,48 @@ CLIP_SCALES: Final = (6.25, 12.5, 25.0, 50.0, 100.0, 200.0)
 NOTEBOOK_SCALES: Final = (1.0, 100.0)
 
 
+@dataclass(frozen=True, slots=True)
+class TunedScale:
+    """The scales with the fewest errors, and what they are worth on folds that did not choose them.
+
+    Attributes:
+        asr_temperature: Divides the ASR scores.
+        clip_scale: Multiplies the cosines.
+        alpha: The weight of the picture with them.
+        wer: WER with them.
+        held_out: int64, shape (N,): word errors of every utterance with the scales and the alpha that were
+            chosen without its fold; None where there are no folds.
+        held_out_wer: WER of those.
+        grid: Every pair of scales with its best alpha and WER.
+    """
+
+    asr_temperature: float
+    clip_scale: float
+    alpha: float
+    wer: float
+    held_out: IntArray | None
+    held_out_wer: float | None
+    grid: list[dict[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tune.json` holds."""
+        return {
+            "asr_temperature": self.asr_temperature,
+            "clip_scale": self.clip_scale,
+            "alpha": self.alpha,
+            "wer": self.wer,
+            "cross_validated_wer": self.held_out_wer,
+            "grid": self.grid,
+        }
+
+
 def _quality(surface: ErrorSurface, is_notebook: bool) -> tuple[int, float]:
     """Order of preference: fewest errors, then the notebook's scales, then the widest best range of alpha."""
     widest = surface.widest_best_range()
     return surface.best_errors, -np.inf if is_notebook else widest.low - widest.high
 
 
-def tune_scale(table: NBestTable, options: TuneOptions) -> dict[str, Any] | None:
+def tune_scale(table: NBestTable, options: TuneOptions) -> TunedScale | None:
     """Search the scales; None without any picture."""
     if not table.has_image.any():
         return None
@@ -38,7 +74,8 @@ def tune_scale(table: NBestTable, options: TuneOptions) -> dict[str, Any] | None
     index: IntArray = np.zeros(table.size, dtype=np.int64) if folds is None else folds.index
     count = 0 if folds is None else len(folds.names)
     best: tuple[tuple[int, float], float, float, float] | None = None
-    best_of_fold: list[tuple[tuple[int, float], int]] = [((np.iinfo(np.int64).max, 0.0), 0)] * count
+    best_of_fold: list[tuple[int, float]] = [(np.iinfo(np.int64).max, 0.0)] * count
+    held_out: IntArray = np.zeros(table.size, dtype=np.int64)
     grid = []
     for temperature, scale in product(ASR_TEMPERATURES, CLIP_SCALES):
         is_notebook = (temperature, scale) == NOTEBOOK_SCALES
@@ -53,19 +90,17 @@ def tune_scale(table: NBestTable, options: TuneOptions) -> dict[str, Any] | None
         for fold in range(count):
             weights = (index != fold).astype(np.int64)
             inner = error_surface(steps, table.errors, table.reference_words, weights)
-            if _quality(inner, is_notebook) < best_of_fold[fold][0]:
+            if _quality(inner, is_notebook) < best_of_fold[fold]:
+                best_of_fold[fold] = _quality(inner, is_notebook)
                 chosen = lines.choices(exact_alpha(inner))
-                best_of_fold[fold] = (
-                    _quality(inner, is_notebook),
-                    int(table.errors[chosen][index == fold].sum()),
-                )
+                held_out[index == fold] = table.errors[chosen][index == fold]
     assert best is not None  # the grid is not empty
-    held_out = sum(errors for _, errors in best_of_fold)
-    return {
-        "asr_temperature": best[1],
-        "clip_scale": best[2],
-        "alpha": best[3],
-        "wer": error_rate(best[0][0], table.total_words),
-        "cross_validated_wer": error_rate(held_out, table.total_words) if count else None,
-        "grid": grid,
-    }
+    return TunedScale(
+        asr_temperature=best[1],
+        clip_scale=best[2],
+        alpha=best[3],
+        wer=error_rate(best[0][0], table.total_words),
+        held_out=held_out if count else None,
+        held_out_wer=error_rate(int(held_out.sum()), table.total_words) if count else None,
+        grid=grid,
+    )

@@ -10,6 +10,7 @@ from typing import Final
 
 from runtime.commands.console import EXIT_DONE, EXIT_FAULT
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
+from runtime.corrections import CorrectionStore
 from runtime.errors import SettingsError
 from runtime.server.limits import Limits
 
@@ -56,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="decode files in so many processes of bounded memory and time (default: in threads)",
     )
+    parser.add_argument(
+        "--corrections", type=Path, metavar="DIR", help="keep corrections there (default: none)"
+    )
+    parser.add_argument(
+        "--retention-days", type=int, metavar="N", help="remove corrections after N days (default: never)"
+    )
     limits = parser.add_argument_group("limits")
     for name, text in LIMIT_OPTIONS.items():
         default = getattr(Limits(), name)
@@ -76,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         SettingsError: The extra `serve` is not installed, or an option is out of its range.
         BundleError: The bundle cannot be used.
         ProviderError: The provider cannot be used.
+        OutputError: The folder of the corrections cannot be written.
     """
     try:
         import uvicorn
@@ -94,7 +102,9 @@ def run(args: argparse.Namespace) -> int:
     access = Access.from_file(args.tokens, args.requests_per_minute) if args.tokens else Access()
     _require_safe(args.host, has_tokens=bool(access.names), insecure=args.insecure)
     limits = Limits(**{name: getattr(args, f"limit_{name}") for name in LIMIT_OPTIONS})
-    service = Service(make_pipeline(args, alpha=args.alpha), limits, access, args.decode_processes)
+    corrections = _corrections(args)
+    asr = make_pipeline(args, alpha=args.alpha)
+    service = Service(asr, limits, access, args.decode_processes, corrections)
     _log_to_stderr()
     if args.metrics_port is not None:
         service.metrics.serve(args.host, args.metrics_port)
@@ -120,6 +130,14 @@ def run(args: argparse.Namespace) -> int:
     server = Server(config)
     server.run()
     return EXIT_DONE if server.started else EXIT_FAULT
+
+
+def _corrections(args: argparse.Namespace) -> CorrectionStore | None:
+    if args.corrections is not None:
+        return CorrectionStore(args.corrections, args.retention_days)
+    if args.retention_days is not None:
+        raise SettingsError("--retention-days is of --corrections DIR, which is not there")
+    return None
 
 
 def _require_safe(host: str, *, has_tokens: bool, insecure: bool) -> None:

@@ -1,5 +1,6 @@
 """The application: paths, and the envelope that every request goes through."""
 
+import asyncio
 import json
 import logging
 import re
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runtime.server import endpoints
 from runtime.server.access import refuse_foreign_page
 from runtime.server.bodies import bounded
+from runtime.server.corrections import add_correction, describe_corrections, forget_speaker, sweep_daily
 from runtime.server.faults import STATUSES, Fault
 from runtime.server.openapi import document
 from runtime.server.service import Service
@@ -40,9 +42,13 @@ def create_app(service: Service) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.engine.start()
+        store = service.corrections
+        sweeping = None if store is None else asyncio.create_task(sweep_daily(store))
         try:
             yield
         finally:
+            if sweeping is not None:
+                sweeping.cancel()
             service.close()
 
     described = document(VERSION, with_tokens=bool(service.access.names))
@@ -56,6 +62,9 @@ def create_app(service: Service) -> ASGIApp:
             Route("/v1/pictures", endpoints.add_picture, methods=["POST"]),
             Route("/v1/pictures/{picture_id}", endpoints.remove_picture, methods=["DELETE"]),
             Route("/v1/rescore", endpoints.rescore, methods=["POST"]),
+            Route("/v1/corrections", add_correction, methods=["POST"]),
+            Route("/v1/corrections", describe_corrections, methods=["GET"]),
+            Route("/v1/corrections/speakers/{speaker}", forget_speaker, methods=["DELETE"]),
             Route("/v1/models", endpoints.list_models),
             Route("/v1/models/{model}", endpoints.show_model),
             Route("/livez", endpoints.live),

@@ -14,6 +14,7 @@ from runtime.errors import (
     ImageFormatError,
     ImageTooLargeError,
     InferenceError,
+    OutputError,
 )
 
 # Status -> OpenAI's type of error, and what it means here.
@@ -21,7 +22,7 @@ STATUSES: Final[Mapping[int, tuple[str, str]]] = {
     400: ("invalid_request_error", "A field is unknown, missing or out of its range, or a file is damaged."),
     401: ("invalid_request_error", "The token is missing or unknown."),
     403: ("invalid_request_error", "The request comes from a page of another origin."),
-    404: ("invalid_request_error", "There is no such model, picture or path."),
+    404: ("invalid_request_error", "There is no such model, picture or path, or nothing is kept here."),
     405: ("invalid_request_error", "The path does not take this method."),
     408: ("invalid_request_error", "The body took too long to arrive."),
     413: ("invalid_request_error", "The body, the recording or the picture is too large."),
@@ -30,6 +31,7 @@ STATUSES: Final[Mapping[int, tuple[str, str]]] = {
     500: ("server_error", "A defect of the server."),
     503: ("server_error", "The server is full, stopping, or its engine does not run; try again later."),
     504: ("server_error", "The answer would have come too late."),
+    507: ("server_error", "The disk is full, or fails: nothing was kept."),
 }
 
 
@@ -86,4 +88,8 @@ def fault_of(error: EarsightError, param: str | None = None) -> Fault:
         return Fault(415, str(error), param=param, code="unsupported_format")
     if isinstance(error, (AudioTooLongError, ImageTooLargeError)):
         return Fault(413, str(error), param=param, code="too_large")
+    if isinstance(error, OutputError):
+        # Where it was to be written is nobody's business but the server's.
+        why = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
+        return Fault(507, f"nothing was kept: {why or 'the disk fails'}", code="not_kept")
     return Fault(400, str(error), param=param)

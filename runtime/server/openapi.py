@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from runtime.server.faults import STATUSES
 from runtime.server.fields import Field
-from runtime.server.requests import HYPOTHESIS, MOST_TEXTS, PICTURES, RESCORE, TRANSCRIPTION
+from runtime.server.requests import CORRECTION, HYPOTHESIS, MOST_TEXTS, PICTURES, RESCORE, TRANSCRIPTION
 
 Schema = dict[str, Any]
 TITLE: Final = "earsight"
@@ -34,6 +34,8 @@ def document(version: str, *, with_tokens: bool) -> Schema:
             "/v1/pictures": {"post": _pictures()},
             "/v1/pictures/{picture_id}": {"delete": _picture_removal()},
             "/v1/rescore": {"post": _rescoring()},
+            "/v1/corrections": {"get": _corrections_state(), "post": _correction()},
+            "/v1/corrections/speakers/{speaker}": {"delete": _speaker_removal()},
             "/v1/models": {"get": _get("The names of the model.", "ModelList")},
             "/v1/models/{model}": {
                 "get": _get("The model by one of its names.", "Model", "model", *LOOKED_UP)
@@ -104,6 +106,30 @@ def _rescoring() -> Schema:
         "summary": "Fuse alternatives with a picture, or with another weight; nothing is listened to again.",
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": _json("The alternatives in their new order.", "Rescoring") | _faults(*ASKED, 404),
+    }
+
+
+def _corrections_state() -> Schema:
+    return {
+        "summary": "Whether corrections are kept, and for how many days.",
+        "responses": _json("The state.", "CorrectionsState") | _faults(*LOOKED_UP[:3], 429, 500),
+    }
+
+
+def _correction() -> Schema:
+    kept = _json("It was corrected before; this takes its place.", "Correction")
+    return {
+        "summary": "Keep a recording with what was said, to tune on, where the server was told where.",
+        "requestBody": _form(CORRECTION),
+        "responses": kept | {"201": _json("It is kept.", "Correction")["200"]} | _faults(*ASKED, 404, 507),
+    }
+
+
+def _speaker_removal() -> Schema:
+    return {
+        "summary": "Remove all that is kept of a speaker.",
+        "parameters": [_path_parameter("speaker")],
+        "responses": _json("How many utterances there were.", "RemovedSpeaker") | _faults(*LOOKED_UP, 507),
     }
 
 
@@ -229,6 +255,9 @@ SCHEMAS: Final[Schema] = {
     },
     "Picture": _fields(id="string", object="string", bytes="integer"),
     "RemovedPicture": _fields(id="string", object="string", deleted="boolean"),
+    "CorrectionsState": _fields(enabled="boolean", retention_days="integer?"),
+    "Correction": _fields(id="string", object="string", new="boolean"),
+    "RemovedSpeaker": _fields(object="string", speaker="string", deleted="integer"),
     "Rescoring": _fields(
         object="string",
         text="string",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from runtime.corrections import HOWS
 from runtime.errors import SettingsError
 from runtime.fusion import checked_alpha
 from runtime.pipeline import MultimodalASR
@@ -58,6 +59,7 @@ RESCORE: Final = (
     Field("image_url", "string", PICTURE[2].help, longest=LONGEST_URL),
     ALPHA,
 )
+SCORES: Final = ("asr_score", "clip_score", "fused_score", "alpha_from")
 # One of the hypotheses of a rescoring: an alternative of an answer, whose scores are computed anew.
 HYPOTHESIS: Final = (
     Field("text", "string", "what was said", required=True),
@@ -65,6 +67,29 @@ HYPOTHESIS: Final = (
     Field("display", "string", "the text as written"),
     Field("num_tokens", "integer", "tokens of the hypothesis", least=0, most=MOST_TOKENS, default=0),
 )
+# An alternative of an answer as it was shown; what was not computed is null and left out.
+SHOWN: Final = (
+    *HYPOTHESIS,
+    Field("id", "integer", "number of the alternative", least=0, most=MOST_TEXTS),
+    *(Field(name, "number", "as in the answer", least=-1e6, most=1e6) for name in SCORES),
+    Field("rank_without_picture", "integer", "its place without the picture", least=0, most=MOST_TEXTS),
+)
+CORRECTION: Final = (
+    Field("file", "file", "the recording", required=True),
+    PICTURE[0],
+    Field("image_id", "string", "key of the image cache, or id of a picture kept before", longest=1000),
+    Field("speaker", "string", "pseudonym: letters, digits, . _ or -", required=True, longest=64),
+    Field("how", "string", "how the reference came about", required=True, choices=HOWS),
+    Field("reference", "string", "what was said; empty for none alone", default=""),
+    Field(
+        "shown", "string", "the alternatives as they were shown, a JSON list of an answer's", required=True,
+        longest=100_000,
+    ),
+    Field("rank", "integer", "place of the chosen text among them", least=0, most=MOST_TEXTS),
+    Field("seconds", "number", "how long the person needed", least=0, most=86_400),
+    Field("taps", "integer", "how many taps the person needed", least=0, most=100_000),
+    Field("consent", "boolean", "the person agrees that this is kept; must be true", required=True),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

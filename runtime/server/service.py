@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from PIL import Image
 from starlette.datastructures import UploadFile
 
 from runtime.audio.files import AudioLimits
 from runtime.audio.load import Waveform
 from runtime.bundle.bundle import MANIFEST
+from runtime.corrections import CorrectionStore
 from runtime.errors import EarsightError
 from runtime.pipeline import MultimodalASR
 from runtime.server.access import Access
@@ -52,12 +54,21 @@ class Service:
         limits: What it takes on.
         access: Who may ask.
         decode_processes: How many processes decode files; 0 for threads.
+        corrections: Where corrections are kept; None to keep none.
     """
 
-    def __init__(self, asr: MultimodalASR, limits: Limits, access: Access, decode_processes: int = 0) -> None:
+    def __init__(
+        self,
+        asr: MultimodalASR,
+        limits: Limits,
+        access: Access,
+        decode_processes: int = 0,
+        corrections: CorrectionStore | None = None,
+    ) -> None:
         self.asr = asr
         self.limits = limits
         self.access = access
+        self.corrections = corrections
         self.metrics = Metrics()
         self.engine = Engine(asr, limits, self.metrics)
         self.admission = Admission(limits, self.metrics, self.engine.work_s)
@@ -122,11 +133,19 @@ class Service:
         kept = self.pictures.get(key)
         if kept is not None:
             return key, kept
-        with _told_of(param):
-            picture = await self._decoders.run(decode_picture, content, self.limits.picture_pixels)
+        picture = await self.image(content, param)
         embedding = await self.on_engine(lambda: self.asr.encode_images([picture])[0], deadline)
         self.pictures.put(key, embedding)
         return key, embedding
+
+    async def image(self, content: bytes, param: str) -> Image.Image:
+        """Decode a picture.
+
+        Raises:
+            Fault: It cannot be used; it names the field `param`.
+        """
+        with _told_of(param):
+            return await self._decoders.run(decode_picture, content, self.limits.picture_pixels)
 
     async def on_engine(self, function: Callable[[], T], deadline: float) -> T:
         """Run something short on the engine's thread.

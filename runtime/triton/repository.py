@@ -132,7 +132,9 @@ def write_repository(bundle: Bundle, output: Path, settings: TritonSettings) -> 
         write_text(output / "requirements.txt", "".join(f"{line}\n" for line in packages)),
         write_text(output / "Dockerfile", DOCKERFILE),
         write_text(output / ".dockerignore", "*\n!requirements.txt\n"),
-        write_text(output / "compose.yaml", COMPOSE.format(gpu="" if device == "cpu" else COMPOSE_GPU)),
+        write_text(
+            output / "compose.yaml", COMPOSE.format(gpu="" if settings.provider == "cpu" else COMPOSE_GPU)
+        ),
     ]
 
 
