@@ -31,7 +31,7 @@ from runtime.whisper.log_mel import LogMelExtractor
 from runtime.write_whole import lock, replace_folder, set_aside, sync_folder, write_json
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
-EXPORTER_REVISION: Final = 14
+EXPORTER_REVISION: Final = 15
 FULL_DISK_BYTES: Final = 1 << 20  # with less left, a write that failed is taken to have failed for that
 PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
 
