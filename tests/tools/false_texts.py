@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from bench.manifest import read_manifest
 from runtime.pipeline import MultimodalASR
 from runtime.whisper.short_encoder import WINDOWS
@@ -21,10 +23,12 @@ from tests.tools.sounds import KINDS, sound
 def false_texts(asr: MultimodalASR, data: Path, seeds: Sequence[int]) -> dict[str, Any]:
     invented = {
         kind: [text for seed in seeds if (text := asr.transcribe(sound(kind, seed)).transcription)]
-        for kind in KINDS
+        for kind in tqdm(KINDS, unit="kind")
     }
     clips = read_manifest(data)
-    dropped = [clip.id for clip in clips if asr.transcribe(clip.audio).no_speech is not None]
+    dropped = [
+        clip.id for clip in tqdm(clips, unit="clip") if asr.transcribe(clip.audio).no_speech is not None
+    ]
     return {
         "recordings": len(KINDS) * len(seeds),
         "with_text": sum(map(len, invented.values())),
