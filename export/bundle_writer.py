@@ -21,7 +21,7 @@ from export.checkpoints import Source, load_clip, load_whisper, save_clip_settin
 from export.graphs.fixed_decoder import write_fixed_decoder
 from export.graphs.quantization.activation_ranges import Ranges, encoder_ranges
 from export.graphs.write import CLIP_GRAPHS, WHISPER_GRAPHS, GraphKind, describe, remove_graphs, write_graphs
-from export.parity import Difference, check_clip, check_whisper
+from export.parity import Difference, check_clip, check_whisper, clip_reference, whisper_reference
 from export.short_window.gate import add_short_encoder
 from runtime.bundle.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle
 from runtime.bundle.graph import FIXED_DECODER, graph_path, sha256_of
@@ -92,7 +92,8 @@ class _Part:
         load: Reads it, in float32.
         save_settings: Writes what the runtime reads beside the graphs.
         graphs: Made of it.
-        check: Compares them with PyTorch.
+        reference: What PyTorch makes of it, once for all precisions.
+        check: Compares the graphs with that.
         ranges: Measures the inputs of its products, for int8.
         complete: Adds what needs the graphs, and says what `bundle.json` is to tell of it.
     """
@@ -102,6 +103,7 @@ class _Part:
     load: Callable[[Source], Any]
     save_settings: Callable[[Source, Any, Path], None]
     graphs: Mapping[str, GraphKind]
+    reference: Callable[[Any, Path], Any]
     check: Callable[[Path, str, Any, SessionFactory], list[Difference]]
     ranges: Callable[[Any, LogMelExtractor], Ranges] | None = None
     complete: Callable[..., dict[str, Any]] | None = None
@@ -153,11 +155,20 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
             load_whisper,
             save_whisper_settings,
             WHISPER_GRAPHS,
+            whisper_reference,
             check_whisper,
             encoder_ranges,
             add_short_encoder,
         ),
-        _Part("clip", request.clip, load_clip, save_clip_settings, CLIP_GRAPHS, check_clip),
+        _Part(
+            "clip",
+            request.clip,
+            load_clip,
+            save_clip_settings,
+            CLIP_GRAPHS,
+            clip_reference,
+            check_clip,
+        ),
     )
     wanted = identity["precisions"]
     sessions = {
@@ -178,6 +189,7 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
             ranges = None
             if "int8" in made and part.ranges:
                 ranges = part.ranges(model, LogMelExtractor.from_folder(folder / part.folder))
+            reference = part.reference(model, folder)
             bar.update()
             for precision in made:
                 bar.set_postfix_str(f"{part.folder} {precision}")
@@ -185,14 +197,14 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
                 bar.update()
             for precision in wanted:
                 bar.set_postfix_str(f"check {part.folder} {precision}")
-                found = part.check(folder, precision, model, sessions[precision])
+                found = part.check(folder, precision, reference, sessions[precision])
                 parity[precision] += [difference.to_dict() for difference in found]
             if part.complete:
                 bar.set_postfix_str(f"complete {part.folder}")
                 more |= part.complete(model, folder, made, wanted, sessions, ranges)
             if "fp32" not in wanted:
                 remove_graphs(part.graphs, "fp32", folder)
-            del model
+            del model, reference
             gc.collect()
     if request.fixed_steps:
         for precision in set(wanted) - {"int8", "bf16"}:

@@ -3,7 +3,7 @@
 The reference is the checkpoint as transformers runs it, not the modules that were exported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +16,13 @@ from transformers import CLIPModel, WhisperForConditionalGeneration
 
 from export.made_up_speech import examples
 from runtime.bundle.graph import Graph
-from runtime.clip.tokens import ClipTokens
+from runtime.clip.tokens import ClipTokens, TextBatch
 from runtime.errors import ParityError
 from runtime.sessions.factory import SessionFactory
+from runtime.whisper.cross_attention import CrossAttention
+from runtime.whisper.log_mel import LogMelExtractor
 from runtime.whisper.model import WhisperModel
+from runtime.whisper.tokens import WhisperTokens
 
 # Largest relative error ||ours - theirs|| / ||theirs||. float32 differs by the order of sums only (measured
 # 1e-7 to 1e-5), float16 has 11 bits through a dozen layers or more. int8: real tiny.en and base,
@@ -44,6 +47,7 @@ TOLERANCE: Final = MappingProxyType(
 )
 
 BEAMS, STEPS, BATCH, SEED = 3, 6, 2, 3
+TEXTS: Final = ("a", "two words", "an image showing a longer text " * 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +71,71 @@ class Difference:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A decoder step, or the prompt, and what PyTorch makes of it.
+
+    Attributes:
+        tokens: New tokens, (BATCH, BEAMS); of the prompt (BATCH, length).
+        parents: Which beam each extends, (BATCH, BEAMS).
+        log_probs: Of the next token, (BATCH, BEAMS or 1, vocabulary).
+    """
+
+    tokens: NDArray[np.int64]
+    parents: NDArray[np.int64]
+    log_probs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class WhisperReference:
+    """What PyTorch makes of the gate's input, worked out once for all precisions.
+
+    Attributes:
+        model: The checkpoint in float32.
+        features: Log-mel, (BATCH, mels, frames).
+        encoded: Final states of the encoder, (BATCH, positions, width).
+        steps: The prompt, then steps of beams that change places.
+    """
+
+    model: WhisperForConditionalGeneration
+    features: NDArray[np.float32]
+    encoded: torch.Tensor
+    steps: tuple[Step, ...]
+
+    def cross_attention(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield keys and values of every decoder layer by output, (BATCH, heads, positions, head_dim)."""
+        for i, layer in enumerate(self.model.model.decoder.layers):
+            attention = layer.encoder_attn
+            for kind, project in (("key", attention.k_proj), ("value", attention.v_proj)):
+                with torch.inference_mode():
+                    parts = project(self.encoded).unflatten(-1, (attention.num_heads, -1))
+                yield f"cross_{kind}_{i}", parts.transpose(1, 2).numpy()
+
+
+def whisper_reference(model: WhisperForConditionalGeneration, folder: Path) -> WhisperReference:
+    """Run a checkpoint in PyTorch.
+
+    Args:
+        model: The checkpoint in float32.
+        folder: The bundle that is being built, whose settings are there.
+    """
+    extractor = LogMelExtractor.from_folder(folder / "whisper")
+    features = np.concatenate([each.numpy() for each, _ in examples(extractor, BATCH, SEED)])
+    with torch.inference_mode():
+        encoded = model.model.encoder(torch.from_numpy(features)).last_hidden_state
+    tokens = WhisperTokens.from_folder(folder / "whisper")
+    return WhisperReference(model, features, encoded, tuple(_reference_steps(model, encoded, tokens)))
+
+
 def check_whisper(
-    folder: Path, precision: str, reference: WhisperForConditionalGeneration, sessions: SessionFactory
+    folder: Path, precision: str, reference: WhisperReference, sessions: SessionFactory
 ) -> list[Difference]:
     """Compare encoder and decoder with PyTorch.
 
     Args:
         folder: The bundle, which may still lack its CLIP.
         precision: Of the graphs to check.
-        reference: The checkpoint in float32.
+        reference: What PyTorch makes of the checkpoint.
         sessions: How to open the graphs.
 
     Raises:
@@ -85,20 +145,17 @@ def check_whisper(
         Graph.in_folder(folder, name, precision) for name in ("encoder_model", "decoder_model")
     )
     model = WhisperModel(folder / "whisper", encoder, decoder, sessions)
-    features = np.concatenate([each.numpy() for each, _ in examples(model.features, BATCH, SEED)])
-    cross = model.encode(features)
-    with torch.inference_mode():
-        encoded = reference.model.encoder(torch.from_numpy(features)).last_hidden_state
-        keys: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        values: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        for i, layer in enumerate(reference.model.decoder.layers):
-            attention = layer.encoder_attn
-            for kind, project, ours in (("key", attention.k_proj, keys), ("value", attention.v_proj, values)):
-                theirs = project(encoded).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2).numpy()
-                got = cross.values[f"cross_{kind}_{i}"].numpy().astype(np.float32)
-                ours.append((got.swapaxes(2, 3) if kind == "key" else got, theirs))
+    cross = model.encode(reference.features)
+    keys: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    values: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    for name, theirs in reference.cross_attention():
+        ours = cross.values[name].numpy().astype(np.float32)
+        if "key" in name:
+            keys.append((ours.swapaxes(2, 3), theirs))
+        else:
+            values.append((ours, theirs))
     limits = TOLERANCE[precision]
-    pairs = list(_decoder_pairs(model, cross, reference, encoded))
+    pairs = list(_decoder_pairs(model, cross, reference.steps))
     differences = [
         _difference("encoder_model cross-attention keys", keys, limits[CROSS]),
         _difference("encoder_model cross-attention values", values, limits[CROSS]),
@@ -108,34 +165,40 @@ def check_whisper(
     return differences
 
 
-def _decoder_pairs(
-    model: WhisperModel, cross: Any, reference: WhisperForConditionalGeneration, encoded: torch.Tensor
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Decode the prompt and steps of beams that change places; yield our and PyTorch's log-probabilities.
+def _reference_steps(
+    model: WhisperForConditionalGeneration, encoded: torch.Tensor, tokens: WhisperTokens
+) -> Iterator[Step]:
+    """Decode the prompt and steps of beams that change places.
 
     The beams go on with what PyTorch holds most probable, as a search does: a checkpoint is not made for
     random tokens, and says little about them.
     """
-    vocabulary = reference.config.vocab_size
     random = np.random.default_rng(1)
-    prompt = model.tokens.prompt(
-        None if not model.tokens.is_multilingual else next(iter(model.tokens.languages))
-    )
+    prompt = tokens.prompt(None if not tokens.is_multilingual else next(iter(tokens.languages)))
     texts = np.tile(np.array(prompt), (BATCH, 1, 1))
+    parents = np.zeros((BATCH, BEAMS), np.int64)
+    log_probs = _reference_log_probs(model, encoded, texts)
+    yield Step(np.ascontiguousarray(texts[:, 0]), parents, log_probs)
+    rows = np.arange(BATCH)[:, None]
+    for _ in range(STEPS):
+        best = np.argsort(-log_probs, axis=2)[:, :, :BEAMS]
+        new = best[rows, parents, np.arange(BEAMS)]
+        texts = np.concatenate([texts[rows, parents], new[:, :, None]], axis=2)
+        log_probs = _reference_log_probs(model, encoded, texts)
+        yield Step(new, parents, log_probs)
+        parents = random.integers(BEAMS, size=(BATCH, BEAMS))
+
+
+def _decoder_pairs(
+    model: WhisperModel, cross: CrossAttention, steps: Sequence[Step]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Take the reference's steps; yield our and PyTorch's log-probabilities."""
+    vocabulary = steps[0].log_probs.shape[2]
     mask = np.zeros((1, vocabulary), np.float32)
     decoder = model.step_decoder(cross)
-    parents = np.zeros((BATCH, BEAMS), np.int64)
-    ours = _by_token(*decoder.prefill(np.ascontiguousarray(texts[:, 0]), mask, vocabulary))
-    theirs = _reference_log_probs(reference, encoded, texts)
-    yield ours, theirs
-    for _ in range(STEPS):
-        best = np.argsort(-theirs, axis=2)[:, :, :BEAMS]
-        new = best[np.arange(BATCH)[:, None], parents, np.arange(BEAMS)]
-        texts = np.concatenate([texts[np.arange(BATCH)[:, None], parents], new[:, :, None]], axis=2)
-        ours = _by_token(*decoder.step(new, parents, mask, vocabulary))
-        theirs = _reference_log_probs(reference, encoded, texts)
-        yield ours, theirs
-        parents = random.integers(BEAMS, size=(BATCH, BEAMS))
+    yield _by_token(*decoder.prefill(steps[0].tokens, mask, vocabulary)), steps[0].log_probs
+    for step in steps[1:]:
+        yield _by_token(*decoder.step(step.tokens, step.parents, mask, vocabulary)), step.log_probs
 
 
 def _centred(
@@ -170,8 +233,48 @@ def _reference_log_probs(
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class ClipReference:
+    """What PyTorch makes of some pictures and texts, worked out once for all precisions.
+
+    Attributes:
+        pixels: (BATCH, 3, size, size).
+        images: Their embeddings, (BATCH, D).
+        texts: Batches of texts, each with its embeddings (texts, D).
+    """
+
+    pixels: NDArray[np.float32]
+    images: NDArray[np.float32]
+    texts: tuple[tuple[TextBatch, NDArray[np.float32]], ...]
+
+
+def clip_reference(model: CLIPModel, folder: Path) -> ClipReference:
+    """Run both CLIP towers in PyTorch; arguments as of `whisper_reference`."""
+    size = model.config.vision_config.image_size
+    pixels = np.random.default_rng(2).normal(size=(BATCH, 3, size, size)).astype(np.float32)
+    batches = ClipTokens.from_folder(folder / "clip").batches(TEXTS, 2)
+    with torch.inference_mode():
+        images = model.get_image_features(pixel_values=torch.from_numpy(pixels))
+        texts = [
+            (
+                batch,
+                model.get_text_features(
+                    input_ids=torch.from_numpy(batch.input_ids),
+                    attention_mask=torch.from_numpy(batch.attention_mask),
+                ),
+            )
+            for batch in batches
+        ]
+    normalize = torch.nn.functional.normalize
+    return ClipReference(
+        pixels,
+        normalize(images).numpy(),
+        tuple((batch, normalize(features).numpy()) for batch, features in texts),
+    )
+
+
 def check_clip(
-    folder: Path, precision: str, reference: CLIPModel, sessions: SessionFactory
+    folder: Path, precision: str, reference: ClipReference, sessions: SessionFactory
 ) -> list[Difference]:
     """Compare both CLIP towers with PyTorch; arguments as of `check_whisper`.
 
@@ -180,29 +283,18 @@ def check_clip(
     """
     text = sessions.open(Graph.in_folder(folder, "text_model", precision))
     vision = sessions.open(Graph.in_folder(folder, "vision_model", precision))
-    random = np.random.default_rng(2)
-    size = reference.config.vision_config.image_size
-    pixels = random.normal(size=(BATCH, 3, size, size)).astype(np.float32)
     half = vision.get_inputs()[0].type == "tensor(float16)"
     (image_embeds,) = vision.run(
-        ["image_embeds"], {"pixel_values": pixels.astype(np.float16 if half else np.float32)}
+        ["image_embeds"], {"pixel_values": reference.pixels.astype(np.float16 if half else np.float32)}
     )
-    tokens = ClipTokens.from_folder(folder / "clip")
-    pairs = []
-    with torch.inference_mode():
-        images = reference.get_image_features(pixel_values=torch.from_numpy(pixels))
-        for batch in tokens.batches(["a", "two words", "an image showing a longer text " * 20], 2):
-            (ours,) = text.run(["text_embeds"], {"input_ids": batch.input_ids})
-            theirs = reference.get_text_features(
-                input_ids=torch.from_numpy(batch.input_ids),
-                attention_mask=torch.from_numpy(batch.attention_mask),
-            )
-            pairs.append((ours, torch.nn.functional.normalize(theirs).numpy()))
+    pairs = [
+        (text.run(["text_embeds"], {"input_ids": batch.input_ids})[0], theirs)
+        for batch, theirs in reference.texts
+    ]
     limit = TOLERANCE[precision][EMBEDDINGS]
-    seen = (image_embeds, torch.nn.functional.normalize(images).numpy())
     differences = [
         _difference("text_model embeddings", pairs, limit),
-        _difference("vision_model embeddings", [seen], limit),
+        _difference("vision_model embeddings", [(image_embeds, reference.images)], limit),
     ]
     _require(differences, precision)
     return differences

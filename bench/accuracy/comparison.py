@@ -18,6 +18,7 @@ from bench.tuning.surface import error_surface
 from runtime.errors import NBestFileError
 
 LENGTH_LIMITS_S = (2.0, 4.0, 8.0, 16.0, math.inf)  # upper ends of the classes of length
+NORMAL_95 = 1.959964  # 97.5 % of a normal distribution lie below so many deviations
 ALPHAS = np.round(np.arange(0.0, 1.05, 0.05), 2)
 
 
@@ -67,6 +68,19 @@ def kendall_tau_b(x: Sequence[float], y: Sequence[float]) -> float | None:
     return concordance / math.sqrt(in_x * in_y) if in_x and in_y else None
 
 
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927): what the share of all such utterances may be.
+
+    Args:
+        count: Utterances that have a property.
+        total: Utterances looked at, at least one.
+    """
+    share, spread = count / total, NORMAL_95**2 / total
+    middle = share + spread / 2
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+
+
 def list_change(reference: NBestUtterance, candidate: NBestUtterance) -> ListChange:
     """Compare two n-best lists of one utterance. Texts within a list are distinct."""
     old = {hypothesis.text: hypothesis.score for hypothesis in reference.hypotheses}
@@ -114,6 +128,7 @@ def compare_accuracy(
         )
     ordered = [by_id[name] for name in names]
     changes = [list_change(old, new) for old, new in zip(reference, ordered, strict=True)]
+    changed = sum(change.first_changed for change in changes)
     before, after = _error_figures(reference, normalizer), _error_figures(ordered, normalizer)
     notebook = normalizer_named(NOTEBOOK)
     return {
@@ -124,7 +139,8 @@ def compare_accuracy(
         ),
         "best_alpha_change": _difference(after["best_alpha"], before["best_alpha"]),
         "best_alpha_exact_change": _difference(after["best_alpha_exact"], before["best_alpha_exact"]),
-        "first_changed": sum(change.first_changed for change in changes) / len(changes),
+        "first_changed": changed / len(changes),
+        "first_changed_interval": share_interval(changed, len(changes)),
         "kendall_tau": _spread([c.kendall_tau for c in changes if c.kendall_tau is not None]),
         "overlap": _spread([change.overlap for change in changes]),
         "score_difference": _spread([c.score_difference for c in changes if c.score_difference is not None]),

@@ -31,7 +31,8 @@ class Limits:
 
     Attributes:
         wer: Absolute difference of word error rates, as a ratio.
-        first_changed: Share of utterances whose first hypothesis changes.
+        first_changed: Share of utterances whose first hypothesis changes. It is crossed where the interval
+            of the share lies above it: of few utterances, one changed text more or less says nothing.
     """
 
     wer: float
@@ -44,11 +45,29 @@ class Limits:
             found.append(
                 f"WER grew by {result['wer_difference'] * 100:.2f} points (limit {self.wer * 100:g})"
             )
-        if result["first_changed"] > self.first_changed:
-            changed = result["first_changed"] * 100
-            limit = self.first_changed * 100
-            found.append(f"the first hypothesis changed in {changed:.2f} % (limit {limit:g} %)")
+        if result["first_changed_interval"][0] > self.first_changed:
+            found.append(f"the first hypothesis {_changed(result)} (limit {self.first_changed * 100:g} %)")
         return found
+
+    def undecided(self, result: dict[str, Any]) -> list[str]:
+        """Return what is above its limit, but in too few utterances to tell, as sentences."""
+        low, _ = result["first_changed_interval"]
+        if low <= self.first_changed < result["first_changed"]:
+            return [
+                f"the first hypothesis {_changed(result)}, which may be the limit of "
+                f"{self.first_changed * 100:g} %; give more utterances to tell"
+            ]
+        return []
+
+
+def _changed(result: dict[str, Any]) -> str:
+    """Return how many first hypotheses changed, with the interval."""
+    share, count = result["first_changed"], result["num_samples"]
+    low, high = (end * 100 for end in result["first_changed_interval"])
+    return (
+        f"changed in {round(share * count)} of {count}, {share * 100:.2f} % "
+        f"(95 % interval {low:.1f} to {high:.1f} %)"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +123,9 @@ def run(args: argparse.Namespace) -> int:
     print(summary(result))
     for name, old, new in first_changes(reference, candidate, SHOWN_CHANGES):
         print(f"  {name}: {old!r} -> {new!r}")
-    for sentence in crossed:
-        print(f"crossed: {sentence}")
+    for kind, sentences in (("crossed", crossed), ("undecided", limits.undecided(result))):
+        for sentence in sentences:
+            print(f"{kind}: {sentence}")
     print(path)
     return EXIT_FAULT if crossed else EXIT_DONE
 
@@ -180,7 +200,7 @@ def summary(result: dict[str, Any]) -> str:
         f"WER                     {old['wer'] * 100:.2f} % -> {new['wer'] * 100:.2f} %",
         f"WER, notebook           {notebook['reference']['wer'] * 100:.2f} % -> "
         f"{notebook['candidate']['wer'] * 100:.2f} % (texts are {notebook['normalizer']['description']})",
-        f"first hypothesis changed {result['first_changed'] * 100:.2f} %",
+        f"first hypothesis        {_changed(result)}",
     ]
     for name, label in (
         ("kendall_tau", "Kendall tau of the lists"),

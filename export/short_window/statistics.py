@@ -9,6 +9,7 @@ all layers, so that one serves all: with it, a few positions tell the others (`r
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -24,7 +25,8 @@ from export.modules.whisper import EncoderLayer
 from runtime.whisper.log_mel import LogMelExtractor
 from runtime.whisper.short_window import GAP, PaddingStatistics, is_worthwhile
 
-EXAMPLES: Final = 48
+# 48 are no better, 16 err a little more on real base (docs/research/short-utterances.md).
+EXAMPLES: Final = 24
 SEED: Final = 0
 
 
@@ -44,62 +46,77 @@ def padding_statistics(
         return None
     graph = ShortEncoderGraph(model, AttentionForm.FUSED).eval()
     utterances = list(examples(extractor, EXAMPLES, SEED))
-    means = _means(graph, utterances)
-    covariance = _covariance(graph, utterances[::2], means)
+    means, covariances = [], []
+    with torch.inference_mode():
+        for states in _encode(graph, utterances):
+            means.append(_mean(states))
+            covariances.append(_covariance(states, means[-1]))
+    # The first layer is left out: its keys and values do not depend on the speech.
+    covariance = torch.stack(covariances[2:]).mean(dim=0)
     return PaddingStatistics(
         np.stack([mean.numpy().astype(np.float16) for mean in means]), covariance.numpy().astype(np.float16)
     )
 
 
-def _encode(graph: ShortEncoderGraph, features: Tensor) -> Iterator[Tensor]:
-    """Yield keys and values of every layer, then the final states, each (positions, width)."""
-    states = graph.convolve(features) + graph.positions
-    for layer in graph.layers:
+@dataclass(frozen=True, slots=True)
+class _Padding:
+    """What the encoder holds of an example.
+
+    Attributes:
+        states: (positions, width).
+        first: First position that counts as padding.
+    """
+
+    states: Tensor
+    first: int
+
+
+def _encode(graph: ShortEncoderGraph, utterances: list[Example]) -> Iterator[list[_Padding]]:
+    """Yield keys and values of every layer, then the final states, each of all examples.
+
+    All examples take a layer before any takes the next, so that nothing is computed twice or kept longer.
+    """
+    firsts = [end + GAP for _, end in utterances]
+
+    def padding(states: list[Tensor]) -> list[_Padding]:
+        return [_Padding(each[0], first) for each, first in zip(states, firsts, strict=True)]
+
+    states = [graph.convolve(features) + graph.positions for features, _ in utterances]
+    for layer in tqdm(graph.layers, desc="padding", unit="layer", disable=None, leave=False, file=sys.stderr):
         assert isinstance(layer, EncoderLayer)
-        query, key, value = layer.project(states)
-        yield key[0]
-        yield value[0]
-        states = layer.attend(states, query, key, value)
-    yield graph.norm(states)[0]
+        projected = [layer.project(each) for each in states]
+        yield padding([key for _, key, _ in projected])
+        yield padding([value for _, _, value in projected])
+        states = [layer.attend(each, *parts) for each, parts in zip(states, projected, strict=True)]
+    yield padding([graph.norm(each) for each in states])
 
 
-def _means(graph: ShortEncoderGraph, utterances: list[Example]) -> list[Tensor]:
-    """Return the mean of each position, (positions, width) a tensor, over the examples that ended before it.
+def _mean(examples: list[_Padding]) -> Tensor:
+    """Return the mean of each position, (positions, width), over the examples that ended before it.
 
     Positions that no example leaves to the padding hold zeros: they lead in every utterance.
     """
-    positions, width = graph.positions.shape
-    sums = [torch.zeros(positions, width) for _ in range(2 * len(graph.layers) + 1)]
-    counts = torch.zeros(positions, 1)
-    for features, end in _shown(utterances, "padding: means"):
-        first = end + GAP
-        counts[first:] += 1
-        with torch.inference_mode():
-            for total, states in zip(sums, _encode(graph, features), strict=True):
-                total[first:] += states[first:]
-    return [total / counts.clamp(min=1) for total in sums]
+    total = torch.zeros_like(examples[0].states)
+    count = torch.zeros(len(total), 1)
+    for each in examples:
+        total[each.first :] += each.states[each.first :]
+        count[each.first :] += 1
+    return total / count.clamp(min=1)
 
 
-def _covariance(graph: ShortEncoderGraph, utterances: list[Example], means: list[Tensor]) -> Tensor:
+def _covariance(examples: list[_Padding], mean: Tensor) -> Tensor:
     """Return the covariance of deviations over positions, (positions, positions), of mean variance 1.
 
-    Each tensor's is scaled to that, then they are averaged. The first layer is left out: its keys and values
-    do not depend on the speech.
+    Early positions are padding in the short examples alone. The products of two positions are divided by the
+    geometric mean of how many examples each has: divided by how many they share, they make a matrix that has
+    negative variances, and an estimate by it may go astray.
     """
-    positions = graph.positions.shape[0]
-    products = torch.zeros(len(means), positions, positions)
-    pairs = torch.zeros(positions, positions)
-    for features, end in _shown(utterances, "padding: covariance"):
-        first = end + GAP
-        pairs[first:, first:] += 1
-        with torch.inference_mode():
-            for i, states in enumerate(_encode(graph, features)):
-                deviation = states[first:] - means[i][first:]
-                products[i, first:, first:] += deviation @ deviation.T
-    later = products[2:] / pairs.clamp(min=1)
-    variances = later.diagonal(dim1=1, dim2=2).mean(dim=1)
-    return (later / variances[:, None, None]).mean(dim=0)
-
-
-def _shown(utterances: list[Example], what: str) -> Iterator[Example]:
-    return iter(tqdm(utterances, desc=what, unit="example", disable=None, leave=False, file=sys.stderr))
+    products = torch.zeros(len(mean), len(mean))
+    count = torch.zeros(len(mean))
+    for each in examples:
+        deviation = each.states[each.first :] - mean[each.first :]
+        products[each.first :, each.first :] += deviation @ deviation.T
+        count[each.first :] += 1
+    scale = count.clamp(min=1).rsqrt()
+    covariance = products * scale * scale[:, None]
+    return covariance / covariance.diagonal().mean()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.accuracy.comparison import compare_accuracy, kendall_tau_b, list_change
+from bench.accuracy.comparison import compare_accuracy, kendall_tau_b, list_change, share_interval
 from bench.commands import accuracy as command
 from bench.nbest.records import NBestHeader, NBestHypothesis, NBestUtterance
 from bench.nbest.writer import NBestWriter
@@ -112,6 +112,31 @@ def test_best_alpha_moves_with_the_cosines():
     assert result["reference"]["best_alpha"] == 0.1  # crossing at 0.0998
     assert result["candidate"]["best_alpha"] == 0.05  # crossing at 0.0476
     assert result["best_alpha_change"] == pytest.approx(-0.05)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 10), (1, 33), (9, 264), (10, 10)])
+def test_the_ends_of_the_interval_lie_two_of_their_own_deviations_away(count, total):
+    low, high = share_interval(count, total)
+    assert low - 1e-9 <= count / total <= high + 1e-9
+    for end in (low, high):
+        assert (count / total - end) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / total, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "total", "said"), [(7, 264, ""), (9, 264, "undecided"), (16, 264, "crossed")]
+)
+def test_a_limit_is_crossed_where_the_sample_can_tell(tmp_path, capsys, changed, total, said):
+    for name, other in (("a.jsonl", FIRST), ("b.jsonl", SWAPPED)):
+        with NBestWriter(tmp_path / name, NBestHeader()) as writer:
+            for i in range(total):
+                writer.write(replace(other if i < changed else FIRST, id=f"u{i}"))
+    arguments = ["--nbest", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--output", tmp_path / "out"]
+    status = command.run(parse(*arguments, "--max-wer-difference", 1))
+    printed = capsys.readouterr().out
+    assert status == (said == "crossed")
+    assert {word for word in ("crossed", "undecided") if f"{word}: " in printed} == (
+        {said} if said else set()
+    )
 
 
 def test_different_utterances_are_refused():

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from export.checkpoints import Source, load_clip, load_whisper
-from export.parity import check_clip, check_whisper
+from export.parity import check_clip, check_whisper, clip_reference, whisper_reference
 from runtime.bundle.graph import graph_path
 from runtime.errors import ParityError
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
@@ -30,14 +30,15 @@ def sessions():
 
 
 @pytest.fixture(scope="module")
-def checkpoints():
-    return load_whisper(Source(str(POCKET / "models" / "whisper"))), load_clip(
-        Source(str(POCKET / "models" / "clip"))
-    )
+def references(pocket_bundle):
+    whisper = load_whisper(Source(str(POCKET / "models" / "whisper")))
+    clip = load_clip(Source(str(POCKET / "models" / "clip")))
+    folder = pocket_bundle.folder
+    return whisper_reference(whisper, folder), clip_reference(clip, folder)
 
 
-def check(folder, graph, checkpoints, sessions):
-    whisper, clip = checkpoints
+def check(folder, graph, references, sessions):
+    whisper, clip = references
     if graph in WHISPER_GRAPHS:
         return check_whisper(folder, "int8", whisper, sessions)
     return check_clip(folder, "int8", clip, sessions)
@@ -74,7 +75,7 @@ def exchange_scales(model, graph):
 
 @pytest.mark.parametrize("damage", [zero_a_product, exchange_scales])
 @pytest.mark.parametrize("graph", SUFFIXES)
-def test_a_broken_graph_is_refused(pocket_bundle, tmp_path, checkpoints, sessions, graph, damage):
+def test_a_broken_graph_is_refused(pocket_bundle, tmp_path, references, sessions, graph, damage):
     folder = tmp_path / "broken"
     shutil.copytree(pocket_bundle.folder, folder)
     path = folder / graph_path(graph, "int8")
@@ -82,10 +83,10 @@ def test_a_broken_graph_is_refused(pocket_bundle, tmp_path, checkpoints, session
     damage(model, graph)
     onnx.save(model, path)
     with pytest.raises(ParityError, match=r"int8: .* differ from PyTorch by .*, more than"):
-        check(folder, graph, checkpoints, sessions)
+        check(folder, graph, references, sessions)
 
 
 @pytest.mark.parametrize("graph", ["encoder_model", "text_model"])
-def test_whole_graphs_stay_far_below_the_limit(pocket_bundle, checkpoints, sessions, graph):
-    for difference in check(pocket_bundle.folder, graph, checkpoints, sessions):
+def test_whole_graphs_stay_far_below_the_limit(pocket_bundle, references, sessions, graph):
+    for difference in check(pocket_bundle.folder, graph, references, sessions):
         assert difference.relative < difference.tolerance / 2, difference

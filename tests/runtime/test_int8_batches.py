@@ -7,6 +7,7 @@ from bench.manifest import read_manifest
 from runtime.audio.load import load_audio
 from runtime.pipeline import MultimodalASR
 from tests.conftest import POCKET
+from tests.tools.batch_parity import random_batches
 
 UTTERANCES = 40
 
@@ -25,15 +26,6 @@ def waveforms():
 @pytest.fixture(scope="module")
 def alone(asr, waveforms):
     return [asr.generate_nbest(waveform) for waveform in waveforms]
-
-
-def random_batches(seed, number):
-    """Places 0 to number - 1 in any order, in batches of 1 to 16."""
-    random = np.random.default_rng(seed)
-    places = random.permutation(number)
-    while places.size:
-        batch, places = np.split(places, [min(places.size, int(random.integers(1, 17)))])
-        yield batch
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -11,18 +11,25 @@ from transformers import WhisperForConditionalGeneration
 from export import cli as export_cli
 from export import random_checkpoints as architectures
 from export.graphs.tensorrt_rules import check_tensorrt_operators
-from export.made_up_speech import babble
+from export.made_up_speech import babble, examples
 from export.modules.attention import AttentionForm
 from export.modules.short_encoder import ShortEncoderGraph
 from export.modules.whisper import EncoderGraph
-from export.short_window.statistics import _encode
+from export.short_window.statistics import EXAMPLES, SEED, _covariance, _encode, _Padding, padding_statistics
 from runtime import MultimodalASR
 from runtime.bundle.bundle import MANIFEST, PADDING_FILE, Bundle
 from runtime.bundle.graph import sha256_of
 from runtime.errors import BundleError, SettingsError
 from runtime.sessions.tensorrt.profiles import EngineLimits, build_profile, read_inputs
 from runtime.whisper.short_encoder import ShortEncoder
-from runtime.whisper.short_window import GRID, PaddingStatistics, ShortWindow, anchors_behind, is_worthwhile
+from runtime.whisper.short_window import (
+    GAP,
+    GRID,
+    PaddingStatistics,
+    ShortWindow,
+    anchors_behind,
+    is_worthwhile,
+)
 
 POSITIONS = 1500
 RATE = 16000
@@ -111,7 +118,7 @@ def test_with_an_utterances_own_padding_it_is_the_full_window(miniature):
     features = torch.from_numpy(asr.whisper.features([waveform]))
     plan = ShortWindow(statistics(), "fp32").plan(175)
     with torch.inference_mode():
-        own = list(_encode(short_graph, features))
+        own = [each.states for (each,) in _encode(short_graph, [(features, 150)])]
         inputs = [torch.from_numpy(array) for array in plan.inputs().values()]
         got = short_graph(features[:, :, : 2 * 175 + 2], *inputs, own)
         expected = full_graph(features)
@@ -120,6 +127,40 @@ def test_with_an_utterances_own_padding_it_is_the_full_window(miniature):
         axis = 3 if i % 2 == 0 else 2
         # float32 sums in another order
         np.testing.assert_allclose(np.take(ours.numpy(), order, axis=axis), theirs.numpy(), atol=2e-5)
+
+
+def test_the_means_are_those_of_transformers_encoder(miniature):
+    """Keys of the last layer and final states, of the examples that leave a position to the padding."""
+    model = WhisperForConditionalGeneration.from_pretrained(miniature / "whisper").eval()
+    extractor = MultimodalASR(miniature / "bundle", precision="fp32", providers="cpu").whisper.features
+    found = padding_statistics(model, extractor)
+    layer = model.model.encoder.layers[-1]
+    sums = np.zeros((2, POSITIONS, 64))
+    count = np.zeros((POSITIONS, 1))
+    for features, end in examples(extractor, EXAMPLES, SEED):
+        with torch.inference_mode():
+            states = model.model.encoder(features, output_hidden_states=True)
+            keys = layer.self_attn.k_proj(layer.self_attn_layer_norm(states.hidden_states[-2]))
+        sums[0, end + GAP :] += keys[0, end + GAP :].numpy()
+        sums[1, end + GAP :] += states.last_hidden_state[0, end + GAP :].numpy()
+        count[end + GAP :] += 1
+    expected = sums / np.maximum(count, 1)
+    # float16 keeps 11 bits
+    np.testing.assert_allclose(found.means[[-3, -1]].astype(np.float64), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_covariance_has_no_negative_variance_however_few_examples():
+    random = torch.Generator().manual_seed(0)
+    waves = torch.cumsum(torch.randn(4, 300, 6, generator=random), dim=1)
+    found = [_Padding(states, first) for states, first in zip(waves, (5, 90, 170, 240), strict=True)]
+    covariance = _covariance(found, torch.zeros(300, 6)).double()
+    assert covariance.diagonal().mean() == pytest.approx(1.0)
+    assert torch.linalg.eigvalsh(covariance).min() > -1e-5  # rounding of float32
+    every = torch.cat([waves[0], waves[1], waves[2], waves[3]], dim=1)[260:].double()
+    true = every @ every.T
+    np.testing.assert_allclose(  # where all examples are padding it is the plain one
+        (covariance[260:, 260:] / covariance[299, 299]).numpy(), (true / true[-1, -1]).numpy(), atol=1e-5
+    )
 
 
 def test_the_exported_graph_is_the_traced_module(miniature):
