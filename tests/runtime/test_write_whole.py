@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from bench.nbest.file import NBestHeader, NBestUtterance, NBestWriter, read_nbest
+from bench.nbest.file import NBestHeader, NBestUtterance, read_nbest
+from bench.nbest.writer import NBestWriter
 from runtime import write_whole as module
 from runtime.errors import OutputError
 from runtime.write_whole import lock, replace_folder, write_json, write_text, write_whole, write_whole_folder
