@@ -186,7 +186,7 @@ def test_a_recording_with_one_word_in_a_minute_of_silence_is_not_silent(pocket_a
 
 @pytest.mark.slow
 def test_rates_over_400_recordings_and_504_clips(pocket_bundle):
-    """The figures of docs/robustness.md; the rules were chosen on other seeds."""
+    """The figures of docs/research/robustness.md; the rules were chosen on other seeds."""
     asr = MultimodalASR(pocket_bundle, precision="int8", providers="cpu", threads=1)
     invented = {
         kind: sum(bool(asr.transcribe(sound(kind, seed)).transcription) for seed in range(20000, 20040))
