@@ -152,7 +152,7 @@ def test_command_line(pocket_bundle, recording, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_twelve_minutes(pocket_bundle, seed):
-    """WER within 1 point of the clips one by one, times within 0.5 s at the joins (docs/research/robustness.md)."""
+    """WER within 1 point of the clips one by one, times within 0.5 s (docs/research/robustness.md)."""
     asr = pipeline(pocket_bundle)
     waveform, clips = joined_clips(12, seed)
     references = [clip.reference for clip in clips]
