@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--requests-per-minute", type=int, metavar="N", help="most requests of a token a minute"
     )
     parser.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="PATH",
+        help="pictures that the page offers to describe: a folder, or a manifest (JSON Lines with image)",
+    )
+    parser.add_argument(
         "--insecure", action="store_true", help="listen at an address that others reach, without tokens"
     )
     parser.add_argument(
@@ -75,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SettingsError: The extra `serve` is not installed, or an option is out of its range.
         BundleError: The bundle cannot be used.
+        ManifestError: The gallery cannot be used, as `read_gallery` says.
+        ImageError: A picture of the gallery cannot be used.
         ProviderError: The provider cannot be used.
     """
     try:
@@ -82,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
         from runtime.server.access import Access
         from runtime.server.app import create_app
+        from runtime.server.gallery import read_gallery
         from runtime.server.service import Service
     except ModuleNotFoundError as error:
         raise SettingsError(
@@ -94,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     access = Access.from_file(args.tokens, args.requests_per_minute) if args.tokens else Access()
     _require_safe(args.host, has_tokens=bool(access.names), insecure=args.insecure)
     limits = Limits(**{name: getattr(args, f"limit_{name}") for name in LIMIT_OPTIONS})
-    service = Service(make_pipeline(args, alpha=args.alpha), limits, access, args.decode_processes)
+    gallery = read_gallery(args.gallery) if args.gallery else {}
+    service = Service(make_pipeline(args, alpha=args.alpha), limits, access, args.decode_processes, gallery)
     _log_to_stderr()
     if args.metrics_port is not None:
         service.metrics.serve(args.host, args.metrics_port)

@@ -21,7 +21,9 @@ from runtime.server import endpoints
 from runtime.server.access import refuse_foreign_page
 from runtime.server.bodies import bounded
 from runtime.server.faults import STATUSES, Fault
+from runtime.server.gallery_endpoints import fit, list_gallery, show_picture
 from runtime.server.openapi import document
+from runtime.server.page import page_routes
 from runtime.server.service import Service
 from runtime.server.transcriptions import transcribe
 
@@ -56,6 +58,9 @@ def create_app(service: Service) -> ASGIApp:
             Route("/v1/pictures", endpoints.add_picture, methods=["POST"]),
             Route("/v1/pictures/{picture_id}", endpoints.remove_picture, methods=["DELETE"]),
             Route("/v1/rescore", endpoints.rescore, methods=["POST"]),
+            Route("/v1/fit", fit, methods=["POST"]),
+            Route("/v1/gallery", list_gallery),
+            Route("/gallery/{picture_id}", show_picture),
             Route("/v1/models", endpoints.list_models),
             Route("/v1/models/{model}", endpoints.show_model),
             Route("/livez", endpoints.live),
@@ -63,6 +68,7 @@ def create_app(service: Service) -> ASGIApp:
             Route("/v2/health/live", endpoints.live),
             Route("/v2/health/ready", endpoints.ready),
             Route("/openapi.json", openapi),
+            *page_routes(),
         ],
         exception_handlers={Fault: _as_response, HTTPException: _as_response},
         lifespan=lifespan,
@@ -157,7 +163,7 @@ class Sent:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
-            headers["cache-control"] = "no-store"
+            headers.setdefault("cache-control", "no-store")
         await self._send(message)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from runtime.server.faults import STATUSES
-from runtime.server.fields import Field
-from runtime.server.requests import HYPOTHESIS, MOST_TEXTS, PICTURES, RESCORE, TRANSCRIPTION
+from runtime.server.fields import MOST_TEXT, Field
+from runtime.server.requests import FIT, HYPOTHESIS, MOST_TEXTS, PICTURES, RESCORE, TRANSCRIPTION
 
 Schema = dict[str, Any]
 TITLE: Final = "earsight"
@@ -34,6 +34,9 @@ def document(version: str, *, with_tokens: bool) -> Schema:
             "/v1/pictures": {"post": _pictures()},
             "/v1/pictures/{picture_id}": {"delete": _picture_removal()},
             "/v1/rescore": {"post": _rescoring()},
+            "/v1/fit": {"post": _fitting()},
+            "/v1/gallery": {"get": _get("The pictures that are offered to describe.", "Gallery")},
+            "/gallery/{picture_id}": {"get": _gallery_picture()},
             "/v1/models": {"get": _get("The names of the model.", "ModelList")},
             "/v1/models/{model}": {
                 "get": _get("The model by one of its names.", "Model", "model", *LOOKED_UP)
@@ -104,6 +107,28 @@ def _rescoring() -> Schema:
         "summary": "Fuse alternatives with a picture, or with another weight; nothing is listened to again.",
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": _json("The alternatives in their new order.", "Rescoring") | _faults(*ASKED, 404),
+    }
+
+
+def _fitting() -> Schema:
+    schema = _object(FIT)
+    text = {"type": "string", "minLength": 1, "maxLength": MOST_TEXT}
+    schema["properties"]["texts"] = {"type": "array", "minItems": 1, "maxItems": MOST_TEXTS, "items": text}
+    schema["required"].append("texts")
+    return {
+        "summary": "How many pictures of the gallery fit one of the texts better than this picture fits any.",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": _json("How it fits.", "Fit") | _faults(*ASKED, 404),
+    }
+
+
+def _gallery_picture() -> Schema:
+    picture = {"description": "The picture.", "content": {"image/*": {"schema": _kind("string")}}}
+    return {
+        "summary": "A picture of the gallery, by its id.",
+        "security": [],
+        "parameters": [_path_parameter("picture_id")],
+        "responses": {"200": picture} | _faults(403, 404, 500),
     }
 
 
@@ -237,6 +262,8 @@ SCHEMAS: Final[Schema] = {
         alternatives=_list(_ref("Alternative")),
         bundle="object",
     ),
+    "Fit": _fields(object="string", clip_score="number", compared="integer", better="integer"),
+    "Gallery": _fields(object="string", data=_list(_fields(id="string", name="string", url="string"))),
     "Model": _fields(id="string", object="string", created="integer", owned_by="string", earsight="object"),
     "ModelList": _fields(object="string", data=_list(_ref("Model"))),
     "Health": {

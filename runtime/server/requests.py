@@ -58,6 +58,7 @@ RESCORE: Final = (
     Field("image_url", "string", PICTURE[2].help, longest=LONGEST_URL),
     ALPHA,
 )
+FIT: Final = RESCORE[:3]
 # One of the hypotheses of a rescoring: an alternative of an answer, whose scores are computed anew.
 HYPOTHESIS: Final = (
     Field("text", "string", "what was said", required=True),
