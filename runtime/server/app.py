@@ -23,7 +23,7 @@ from runtime.server.bodies import bounded
 from runtime.server.faults import STATUSES, Fault
 from runtime.server.gallery_endpoints import fit, list_gallery, show_picture
 from runtime.server.openapi import document
-from runtime.server.page import page_routes
+from runtime.server.page import page
 from runtime.server.service import Service
 from runtime.server.transcriptions import transcribe
 
@@ -68,7 +68,8 @@ def create_app(service: Service) -> ASGIApp:
             Route("/v2/health/live", endpoints.live),
             Route("/v2/health/ready", endpoints.ready),
             Route("/openapi.json", openapi),
-            *page_routes(),
+            Route("/", page),
+            Route("/page/{name}", page),
         ],
         exception_handlers={Fault: _as_response, HTTPException: _as_response},
         lifespan=lifespan,

@@ -36,12 +36,18 @@ def document(version: str, *, with_tokens: bool) -> Schema:
             "/v1/rescore": {"post": _rescoring()},
             "/v1/fit": {"post": _fitting()},
             "/v1/gallery": {"get": _get("The pictures that are offered to describe.", "Gallery")},
-            "/gallery/{picture_id}": {"get": _gallery_picture()},
+            "/gallery/{picture_id}": {
+                "get": _file(
+                    "A picture of the gallery, by its id.", "image/*", 403, 404, 500, parameter="picture_id"
+                )
+            },
             "/v1/models": {"get": _get("The names of the model.", "ModelList")},
             "/v1/models/{model}": {
                 "get": _get("The model by one of its names.", "Model", "model", *LOOKED_UP)
             },
             **{path: {"get": _health(text)} for path, text in HEALTH.items()},
+            "/": {"get": _file("The page for people.", "text/html", 403, 500)},
+            "/page/{name}": {"get": _file("What the page loads.", "text/*", 403, 404, 500, parameter="name")},
         },
         "components": {
             "schemas": SCHEMAS,
@@ -122,13 +128,14 @@ def _fitting() -> Schema:
     }
 
 
-def _gallery_picture() -> Schema:
-    picture = {"description": "The picture.", "content": {"image/*": {"schema": _kind("string")}}}
+def _file(summary: str, kind: str, *faults: int, parameter: str | None = None) -> Schema:
+    """Describe what browsers load, without a token."""
+    answer = {"description": summary, "content": {kind: {"schema": {"type": "string"}}}}
     return {
-        "summary": "A picture of the gallery, by its id.",
+        "summary": summary,
         "security": [],
-        "parameters": [_path_parameter("picture_id")],
-        "responses": {"200": picture} | _faults(403, 404, 500),
+        "parameters": [] if parameter is None else [_path_parameter(parameter)],
+        "responses": {"200": answer} | _faults(*faults),
     }
 
 

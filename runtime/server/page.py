@@ -1,12 +1,14 @@
 """The page for people: `GET /` and what it loads, from the folder `page` of the package."""
 
-from functools import partial
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+
+from runtime.server.faults import Fault
 
 FOLDER: Final = Path(__file__).parent / "page"
 INDEX: Final = "index.html"
@@ -14,7 +16,6 @@ MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
 }
 # Nothing inline, nothing of another origin, in nobody's frame.
 POLICY: Final = "; ".join(
@@ -36,16 +37,20 @@ HEADERS: Final = {
 }
 
 
-def page_routes() -> list[Route]:
-    """Return the routes of the page: `/` and `/page/…`, one for each file, read here once."""
-    return [
-        Route(
-            "/" if path.name == INDEX else f"/page/{path.name}",
-            partial(_send, content=path.read_bytes(), media_type=MEDIA_TYPES[path.suffix]),
-        )
-        for path in sorted(FOLDER.iterdir())
-    ]
+@functools.cache
+def page_files() -> Mapping[str, bytes]:
+    """Return the files of the page by their names."""
+    return {path.name: path.read_bytes() for path in sorted(FOLDER.iterdir()) if path.suffix in MEDIA_TYPES}
 
 
-async def _send(_: Request, content: bytes, media_type: str) -> Response:
-    return Response(content, media_type=media_type, headers=HEADERS)
+async def page(request: Request) -> Response:
+    """Send the page, or a file that it loads.
+
+    Raises:
+        Fault: There is none of this name.
+    """
+    name = request.path_params.get("name", INDEX)
+    content = page_files().get(name)
+    if content is None:
+        raise Fault(404, f"the page has no file {name[:80]!r}")
+    return Response(content, media_type=MEDIA_TYPES[Path(name).suffix], headers=HEADERS)
