@@ -96,6 +96,7 @@ class Visitor:
 
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
         self.page = browser.new_context(**options).new_page()
+        self.page.set_default_timeout(90_000)
         self.loaded: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.loaded.append(request.url))
@@ -111,7 +112,7 @@ class Visitor:
         self.page.goto(f"{self.url}/")
         self.state("choose")
 
-    def state(self, name: str, seconds: float = 30.0) -> None:
+    def state(self, name: str, seconds: float = 90.0) -> None:
         """Wait until the page is in a state, and takes presses in it."""
         self.page.wait_for_selector(f"section[data-state={name}]", state="visible", timeout=1000 * seconds)
         self.pause(TREMOR_S)

@@ -14,12 +14,13 @@ const MOST = 5; // sentences of a list
 const TREMOR_MS = 400; // a second press that soon after a change is no choice
 const QUIET_DBFS = -45; // loudest 0.1 s
 const CLIPPED = 0.001; // share of the samples
-const LEAST_COMPARED = 8; // pictures, from which on a wrong one is told
-const MOST_BETTER = 0.5; // share of the pictures that may fit better than the right one
+const LEAST_COMPARED = 16; // pictures, from which on a wrong one is told
+const MOST_BETTER = 0.5; // share of them that may fit better than the right one
 const PACES = [0.7, 1, 1.5, 2, 3, 4, 6, 8]; // seconds
 
 const $ = (id) => document.getElementById(id);
 const now = { state: null, since: 0, picture: null, recording: null, alternatives: [], result: null };
+const effort = { since: 0, taps: 0 }; // what a sentence costs, from its picture on
 const settings = loadSettings();
 
 // First of all listeners, so that a trembling hand does not choose twice.
@@ -32,6 +33,8 @@ addEventListener(
   },
   true,
 );
+for (const type of ["pointerdown", "keydown"])
+  addEventListener(type, (event) => event.repeat || (effort.taps += 1), true);
 const scanner = new Scanner(tooSoon);
 const recorder = new Recorder();
 const server = new Server(askToken, (seconds) => say(`The server is busy. It is asked again in ${seconds} seconds.`));
@@ -87,11 +90,16 @@ function trouble(error, retry) {
   $("trouble-play").hidden = !now.recording;
   $("trouble-title").textContent = error.message;
   $("trouble-next").textContent = error.next;
-  say("");
   show("trouble");
+  tell(error.next);
 }
 
 function askToken() {
+  now.token ??= tokenTyped().finally(() => (now.token = null));
+  return now.token;
+}
+
+function tokenTyped() {
   const back = now.state;
   show("token");
   return new Promise((resolve) => {
@@ -134,6 +142,7 @@ function change() {
   show("choose");
 }
 
+// What is noted is sent before the next sentence begins.
 function forget() {
   keeping.settle();
   Object.assign(now, { recording: null, aside: null, alternatives: [], result: null });
@@ -146,6 +155,11 @@ async function pick(picture) {
     $("picture").alt = `Picture ${picture.name}`;
   }
   if (now.again) return recognise();
+  begin();
+}
+
+function begin() {
+  Object.assign(effort, { since: performance.now(), taps: 0 });
   show("speak");
   say("");
 }
@@ -157,6 +171,7 @@ async function bring(blob, name) {
   try {
     await send(picture);
   } catch (error) {
+    if (error.name === "AbortError") return show("choose");
     return trouble(error, () => bring(blob, name));
   }
   pick(picture);
@@ -224,6 +239,7 @@ async function stop() {
   if (now.state !== "listening") return;
   show("working");
   now.recording = await recorder.stop();
+  if (now.recording.peak === 0) return trouble(nothingHeard(now.recording));
   recognise();
 }
 
@@ -344,16 +360,21 @@ async function doubtPicture(alternatives) {
 // -- the sentence ---------------------------------------------------------------------------------------------
 
 function choose(place) {
-  const { display, id } = now.alternatives[place];
-  finish(display, place ? "picked" : "confirmed", id);
+  finish(now.alternatives[place].display, place ? "picked" : "confirmed", place);
 }
 
 function finish(text, how, rank) {
   now.result = text;
-  keeping.note({ recording: now.recording, picture: now.picture, shown: now.alternatives, reference: text, how, rank });
+  note(text, how, rank);
   $("result").textContent = text;
   show("done");
   tell(`You said: ${text}`);
+}
+
+function note(reference, how, rank) {
+  const seconds = (performance.now() - effort.since) / 1000;
+  const { recording, picture, alternatives: shown } = now;
+  keeping.note({ recording, picture, shown, reference, how, rank, seconds, taps: effort.taps });
 }
 
 function undo() {
@@ -364,7 +385,7 @@ function undo() {
 }
 
 function none() {
-  keeping.note({ recording: now.recording, picture: now.picture, shown: now.alternatives, reference: "", how: "none" });
+  note("", "none");
   show("speak");
   say("None was right. Say it again, perhaps in other words, or type it.");
 }
@@ -432,7 +453,7 @@ function pace(step) {
 function onKey(event) {
   if (event.repeat || event.altKey || event.ctrlKey || event.metaKey) return;
   const isBack = event.key === "Escape";
-  if (isBack && settings.oneSwitch) set("oneSwitch", false);
+  if (isBack && settings.oneSwitch) return set("oneSwitch", false);
   if (!settings.keys || tooSoon() || document.querySelector("dialog[open]")) return;
   if (!isBack && event.target.closest?.("input, textarea")) return;
   if (isBack) back();
@@ -448,7 +469,7 @@ function space(event) {
 }
 
 const BACK = {
-  choose: () => now.before && now.before !== "token" && show(now.again ? "list" : "speak"),
+  choose: () => now.before && now.before !== "token" && show(now.again && now.alternatives.length ? "list" : "speak"),
   speak: () => change(),
   listening: putAside,
   working: () => now.abort?.abort(),
@@ -498,8 +519,7 @@ const PRESSED = {
   },
   same: () => {
     forget();
-    show("speak");
-    say("");
+    begin();
   },
   undo,
   retry: () => now.retry(),
@@ -531,7 +551,7 @@ for (const dialog of document.querySelectorAll("dialog"))
   });
 onFile($("picture-file"), (file) => bring(file, file.name));
 onFile($("sound-file"), (file) => useRecording({ wav: file }));
-$("speaker").addEventListener("change", () => set("speaker", $("speaker").value.trim()));
+$("speaker").addEventListener("change", () => set("speaker", $("speaker").value.trim().replace(/[^\w.-]+/g, "-")));
 addEventListener("keydown", onKey);
 addEventListener("beforeunload", (event) => now.state === "listening" && event.preventDefault());
 

@@ -68,20 +68,20 @@ export class Keeping {
 
   async sendAll() {
     while (this.unsent.length) {
-      const [{ recording, picture, shown, reference, speaker, how, rank }] = this.unsent;
-      const form = formOf({
-        file: recording.wav,
-        image_id: picture?.id,
-        reference,
-        speaker,
-        how,
-        rank,
-        shown: JSON.stringify(shown),
-        consent: true,
-      });
-      await this.server.ask(PATH, { method: "POST", form });
+      const [correction] = this.unsent;
+      try {
+        await this.send(correction, { image_id: correction.picture?.id });
+      } catch (error) {
+        if (error.code !== "picture_not_found") throw error;
+        await this.send(correction, { image: await bytesOf(correction.picture) });
+      }
       this.unsent.shift();
     }
+  }
+
+  send({ recording, picture, shown, ...told }, image) {
+    const form = formOf({ ...told, ...image, file: recording.wav, shown: JSON.stringify(shown), consent: true });
+    return this.server.ask(PATH, { method: "POST", form });
   }
 
   askSurely(asks) {
@@ -102,4 +102,10 @@ export class Keeping {
     }
     $("forget").focus();
   }
+}
+
+// Its file, where the server keeps only what it computed of it.
+async function bytesOf({ blob, url, name }) {
+  const content = blob ?? (await (await fetch(url)).blob());
+  return new File([content], name, { type: content.type });
 }

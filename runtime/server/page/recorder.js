@@ -4,6 +4,7 @@ const FULL_SCALE = 32767;
 const MOST_BYTES = 24 * 2 ** 20; // the server takes 25 MiB: four minutes at 48 kHz
 const SLOWER = 16000; // Hz, what the recogniser hears: of recordings that are longer
 const CLIPPED_FROM = 0.99; // of full scale
+const SUSPENDED_MS = 5000; // without an answer of the worklet, the system has suspended it
 const BLOCK_S = 0.1; // the level is that of the loudest stretch of this length, as the server's gate measures it
 
 export class Recorder {
@@ -20,7 +21,7 @@ export class Recorder {
     });
     try {
       this.context = new AudioContext();
-      await this.context.resume();
+      this.context.resume(); // not awaited: it is not answered where the system has no sound
       await this.context.audioWorklet.addModule("/page/recorder-worklet.js");
     } catch (error) {
       this.release();
@@ -28,12 +29,13 @@ export class Recorder {
     }
     this.blocks = [];
     this.length = 0;
+    this.rate = this.context.sampleRate;
     this.node = new AudioWorkletNode(this.context, "collector", { numberOfOutputs: 0 });
     this.node.port.onmessage = ({ data }) => {
       if (data === null) return this.ended();
       this.blocks.push(data);
       this.length += data.length;
-      onLevel(...levelOf(data), this.length / this.context.sampleRate);
+      onLevel(...levelOf(data), this.length / this.rate);
     };
     this.context.createMediaStreamSource(this.stream).connect(this.node);
     this.stream.getTracks()[0].onended = onLost;
@@ -44,9 +46,9 @@ export class Recorder {
     await new Promise((resolve) => {
       this.ended = resolve;
       this.node.port.postMessage("end");
-      setTimeout(resolve, 1000); // of a context that the system has suspended
+      setTimeout(resolve, SUSPENDED_MS);
     });
-    const rate = this.context.sampleRate;
+    const rate = this.rate;
     this.release();
     const samples = new Float32Array(this.length);
     let at = 0;
@@ -64,6 +66,7 @@ export class Recorder {
       track.stop();
     }
     this.context?.close();
+    this.context = null;
   }
 }
 
