@@ -61,15 +61,14 @@ def microphone(path: Path, source: Path | None, gain: float = 1.0, seconds: floa
 
 
 @contextlib.contextmanager
-def chromium(heard: Path | None, *, allowed: bool = True) -> Iterator[Any]:
+def chromium(playwright: Any, heard: Path | None, *, allowed: bool = True) -> Iterator[Any]:
     """Start Chromium.
 
     Args:
+        playwright: One for all browsers: the synchronous interface starts once a thread.
         heard: What the microphone plays once; None for a machine without one.
         allowed: Whether pages may use it.
     """
-    from playwright.sync_api import sync_playwright
-
     arguments = list(ARGUMENTS)
     arguments += ["--use-fake-ui-for-media-stream"] if allowed else ["--deny-permission-prompts"]
     if heard is not None:
@@ -77,12 +76,11 @@ def chromium(heard: Path | None, *, allowed: bool = True) -> Iterator[Any]:
             "--use-fake-device-for-media-stream",
             f"--use-file-for-fake-audio-capture={heard}%noloop",
         ]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
-        try:
-            yield browser
-        finally:
-            browser.close()
+    browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 class Visitor:

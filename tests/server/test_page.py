@@ -152,8 +152,16 @@ def sentence(tmp_path_factory) -> tuple[Path, float]:
 
 
 @pytest.fixture(scope="module")
-def browser(sentence) -> Iterator[Any]:
-    with chromium(sentence[0]) as started:
+def playwright() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright, sentence) -> Iterator[Any]:
+    with chromium(playwright, sentence[0]) as started:
         yield started
 
 
@@ -564,9 +572,9 @@ globalThis.fetch = async (path, options) => {
 class TestSound:
     pytestmark = needs_browser
 
-    def test_it_is_told(self, offered, tmp_path, source, gain, words):
+    def test_it_is_told(self, offered, playwright, tmp_path, source, gain, words):
         seconds = microphone(tmp_path / "sound.wav", source, gain, seconds=4.0)
-        with chromium(tmp_path / "sound.wav") as browser:
+        with chromium(playwright, tmp_path / "sound.wav") as browser:
             visitor = Visitor(browser, offered.url)
             visitor.enter()
             visitor.pick(PICTURE)
@@ -575,7 +583,7 @@ class TestSound:
                 "section[data-state=list]:visible, section[data-state=trouble]:visible"
             )
             visitor.pause(0.2)
-            told = visitor.page.inner_text("main")
+            told = " ".join(visitor.page.inner_text("main").split())
             assert words in told
             assert "again" in told
             assert violations(visitor.page) == []
@@ -593,8 +601,8 @@ class TestSound:
 class TestMicrophone:
     pytestmark = needs_browser
 
-    def test_it_is_told(self, offered, sentence, heard, allowed, words):
-        with chromium(sentence[0] if heard else None, allowed=allowed) as browser:
+    def test_it_is_told(self, offered, playwright, sentence, heard, allowed, words):
+        with chromium(playwright, sentence[0] if heard else None, allowed=allowed) as browser:
             visitor = Visitor(browser, offered.url)
             visitor.enter()
             visitor.pick(PICTURE)
