@@ -11,6 +11,7 @@ OUT     ?= models/$(notdir $(patsubst %/,%,$(WHISPER)))
 PRECISION ?= fp32,int8
 BUNDLE  ?= models/demo
 DATA    ?= bench/pocket/described/test/manifest.jsonl
+GALLERY ?= bench/pocket/described/test/images
 NBEST   ?= reports/demo/dev.jsonl
 REPORTS ?= reports
 
@@ -23,9 +24,9 @@ help:  ## list the targets
 demo: $(STAMP) $(VENV)/.demo  ## OpenAI's Whisper tiny.en on described pictures: tune alpha, measure, write reports/demo/
 	@$(RUN) -m bench demo --models models --output $(REPORTS)/demo
 
-serve: $(STAMP)  ## the server at http://127.0.0.1:8000, on the demo's bundle: make serve [BUNDLE=folder]
+serve: $(STAMP)  ## the server and its page at http://127.0.0.1:8000: make serve [BUNDLE=folder] [GALLERY=folder]
 	@test "$(BUNDLE)" != models/demo -o -f models/demo/bundle.json || $(MAKE) demo
-	@$(RUN) -m runtime serve --bundle $(BUNDLE) $(if $(filter models/demo,$(BUNDLE)),--fusion $(REPORTS)/demo/fusion.json)
+	@$(RUN) -m runtime serve --bundle $(BUNDLE) --gallery $(GALLERY) $(if $(filter models/demo,$(BUNDLE)),--fusion $(REPORTS)/demo/fusion.json,--distinct words)
 
 # Where pip fails, it says why, make goes on, and the demo says what it does without the package.
 $(VENV)/.demo: $(STAMP)

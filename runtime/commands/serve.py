@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--requests-per-minute", type=int, metavar="N", help="most requests of a token a minute"
     )
     parser.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="PATH",
+        help="pictures that the page offers to describe: a folder, or a manifest (JSON Lines with image)",
+    )
+    parser.add_argument(
         "--insecure", action="store_true", help="listen at an address that others reach, without tokens"
     )
     parser.add_argument(
@@ -82,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SettingsError: The extra `serve` is not installed, or an option is out of its range.
         BundleError: The bundle cannot be used.
+        ManifestError: The gallery cannot be used, as `read_gallery` says.
+        ImageError: A picture of the gallery cannot be used.
         ProviderError: The provider cannot be used.
         OutputError: The folder of the corrections cannot be written.
     """
@@ -90,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
         from runtime.server.access import Access
         from runtime.server.app import create_app
+        from runtime.server.gallery import read_gallery
         from runtime.server.service import Service
     except ModuleNotFoundError as error:
         raise SettingsError(
@@ -102,9 +111,17 @@ def run(args: argparse.Namespace) -> int:
     access = Access.from_file(args.tokens, args.requests_per_minute) if args.tokens else Access()
     _require_safe(args.host, has_tokens=bool(access.names), insecure=args.insecure)
     limits = Limits(**{name: getattr(args, f"limit_{name}") for name in LIMIT_OPTIONS})
-    corrections = _corrections(args)
     asr = make_pipeline(args, alpha=args.alpha)
-    service = Service(asr, limits, access, args.decode_processes, corrections)
+    corrections = _corrections(args)
+    gallery = read_gallery(args.gallery) if args.gallery else {}
+    service = Service(
+        asr,
+        limits,
+        access,
+        decode_processes=args.decode_processes,
+        corrections=corrections,
+        gallery=gallery,
+    )
     _log_to_stderr()
     if args.metrics_port is not None:
         service.metrics.serve(args.host, args.metrics_port)

@@ -23,7 +23,9 @@ from runtime.server.access import refuse_foreign_page
 from runtime.server.bodies import bounded
 from runtime.server.corrections import add_correction, describe_corrections, forget_speaker, sweep_daily
 from runtime.server.faults import STATUSES, Fault
+from runtime.server.gallery_endpoints import fit, list_gallery, show_picture
 from runtime.server.openapi import document
+from runtime.server.page import page
 from runtime.server.service import Service
 from runtime.server.transcriptions import transcribe
 
@@ -65,6 +67,9 @@ def create_app(service: Service) -> ASGIApp:
             Route("/v1/corrections", add_correction, methods=["POST"]),
             Route("/v1/corrections", describe_corrections, methods=["GET"]),
             Route("/v1/corrections/speakers/{speaker}", forget_speaker, methods=["DELETE"]),
+            Route("/v1/fit", fit, methods=["POST"]),
+            Route("/v1/gallery", list_gallery),
+            Route("/gallery/{picture_id}", show_picture),
             Route("/v1/models", endpoints.list_models),
             Route("/v1/models/{model}", endpoints.show_model),
             Route("/livez", endpoints.live),
@@ -72,6 +77,8 @@ def create_app(service: Service) -> ASGIApp:
             Route("/v2/health/live", endpoints.live),
             Route("/v2/health/ready", endpoints.ready),
             Route("/openapi.json", openapi),
+            Route("/", page),
+            Route("/page/{name}", page),
         ],
         exception_handlers={Fault: _as_response, HTTPException: _as_response},
         lifespan=lifespan,
@@ -166,7 +173,7 @@ class Sent:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
-            headers["cache-control"] = "no-store"
+            headers.setdefault("cache-control", "no-store")
         await self._send(message)
 
 

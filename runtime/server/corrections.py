@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from runtime.bundle.json_files import parse_json
 from runtime.corrections import DAY_S, Correction, CorrectionStore, SentFile
-from runtime.errors import EarsightError, OutputError, SettingsError
+from runtime.errors import EarsightError, ImageNotFoundError, OutputError, SettingsError
 from runtime.server.bodies import form_fields
 from runtime.server.faults import Fault, fault_of
 from runtime.server.fields import read_fields
@@ -52,7 +52,7 @@ async def add_correction(request: Request) -> Response:
         if picture is not None:
             await service.image(picture.content, "image")
         elif values["image_id"] is not None and correction.image_id is None:
-            picture = await _kept(lambda: store.picture(values["image_id"]))
+            picture = await _picture(service, store, values["image_id"])
             if picture is None:
                 raise Fault(
                     404, f"the file of picture {values['image_id'][:80]!r} is not kept; send it as image",
@@ -60,6 +60,17 @@ async def add_correction(request: Request) -> Response:
                 )  # fmt: skip
         key, is_new = await _kept(lambda: store.add(correction, audio, picture))
     return JSONResponse({"id": key, "object": "correction", "new": is_new}, 201 if is_new else 200)
+
+
+async def _picture(service: Service, store: CorrectionStore, key: str) -> SentFile | None:
+    """Return a picture that was named, of the gallery or of an earlier correction; None without one."""
+    shown = service.gallery.get(key)
+    if shown is None:
+        return await _kept(lambda: store.picture(key))
+    try:
+        return SentFile(await run_in_threadpool(shown.read), shown.path.name)
+    except ImageNotFoundError as error:
+        raise Fault(404, str(error), param="image_id", code="picture_not_found") from error
 
 
 async def forget_speaker(request: Request) -> Response:

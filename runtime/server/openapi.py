@@ -4,8 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from runtime.server.faults import STATUSES
-from runtime.server.fields import Field
-from runtime.server.requests import CORRECTION, HYPOTHESIS, MOST_TEXTS, PICTURES, RESCORE, TRANSCRIPTION
+from runtime.server.fields import MOST_TEXT, Field
+from runtime.server.requests import (
+    CORRECTION,
+    FIT,
+    HYPOTHESIS,
+    MOST_TEXTS,
+    PICTURES,
+    RESCORE,
+    TRANSCRIPTION,
+)
 
 Schema = dict[str, Any]
 TITLE: Final = "earsight"
@@ -36,11 +44,20 @@ def document(version: str, *, with_tokens: bool) -> Schema:
             "/v1/rescore": {"post": _rescoring()},
             "/v1/corrections": {"get": _corrections_state(), "post": _correction()},
             "/v1/corrections/speakers/{speaker}": {"delete": _speaker_removal()},
+            "/v1/fit": {"post": _fitting()},
+            "/v1/gallery": {"get": _get("The pictures that are offered to describe.", "Gallery")},
+            "/gallery/{picture_id}": {
+                "get": _file(
+                    "A picture of the gallery, by its id.", "image/*", 403, 404, 500, parameter="picture_id"
+                )
+            },
             "/v1/models": {"get": _get("The names of the model.", "ModelList")},
             "/v1/models/{model}": {
                 "get": _get("The model by one of its names.", "Model", "model", *LOOKED_UP)
             },
             **{path: {"get": _health(text)} for path, text in HEALTH.items()},
+            "/": {"get": _file("The page for people.", "text/html", 403, 500)},
+            "/page/{name}": {"get": _file("What the page loads.", "text/*", 403, 404, 500, parameter="name")},
         },
         "components": {
             "schemas": SCHEMAS,
@@ -130,6 +147,29 @@ def _speaker_removal() -> Schema:
         "summary": "Remove all that is kept of a speaker.",
         "parameters": [_path_parameter("speaker")],
         "responses": _json("How many utterances there were.", "RemovedSpeaker") | _faults(*LOOKED_UP, 507),
+    }
+
+
+def _fitting() -> Schema:
+    schema = _object(FIT)
+    text = {"type": "string", "minLength": 1, "maxLength": MOST_TEXT}
+    schema["properties"]["texts"] = {"type": "array", "minItems": 1, "maxItems": MOST_TEXTS, "items": text}
+    schema["required"].append("texts")
+    return {
+        "summary": "How many pictures of the gallery fit one of the texts better than this picture fits any.",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": _json("How it fits.", "Fit") | _faults(*ASKED, 404),
+    }
+
+
+def _file(summary: str, kind: str, *faults: int, parameter: str | None = None) -> Schema:
+    """Describe what browsers load, without a token."""
+    answer = {"description": summary, "content": {kind: {"schema": {"type": "string"}}}}
+    return {
+        "summary": summary,
+        "security": [],
+        "parameters": [] if parameter is None else [_path_parameter(parameter)],
+        "responses": {"200": answer} | _faults(*faults),
     }
 
 
@@ -266,6 +306,8 @@ SCHEMAS: Final[Schema] = {
         alternatives=_list(_ref("Alternative")),
         bundle="object",
     ),
+    "Fit": _fields(object="string", clip_score="number", compared="integer", better="integer"),
+    "Gallery": _fields(object="string", data=_list(_fields(id="string", name="string", url="string"))),
     "Model": _fields(id="string", object="string", created="integer", owned_by="string", earsight="object"),
     "ModelList": _fields(object="string", data=_list(_ref("Model"))),
     "Health": {

@@ -60,6 +60,7 @@ RESCORE: Final = (
     ALPHA,
 )
 SCORES: Final = ("asr_score", "clip_score", "fused_score", "alpha_from")
+FIT: Final = RESCORE[:3]
 # One of the hypotheses of a rescoring: an alternative of an answer, whose scores are computed anew.
 HYPOTHESIS: Final = (
     Field("text", "string", "what was said", required=True),

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -22,6 +22,7 @@ from runtime.server.admission import Admission
 from runtime.server.decoding import Decoders, decode_audio, decode_picture
 from runtime.server.engine import Engine
 from runtime.server.faults import Fault, fault_of
+from runtime.server.gallery import GalleryPicture
 from runtime.server.jobs import TOO_LATE
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
@@ -55,6 +56,7 @@ class Service:
         access: Who may ask.
         decode_processes: How many processes decode files; 0 for threads.
         corrections: Where corrections are kept; None to keep none.
+        gallery: Pictures that are offered to describe, by id; each is encoded when it is first named.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Service:
         access: Access,
         decode_processes: int = 0,
         corrections: CorrectionStore | None = None,
+        gallery: Mapping[str, GalleryPicture] | None = None,
     ) -> None:
         self.asr = asr
         self.limits = limits
         self.access = access
         self.corrections = corrections
+        self.gallery = gallery or {}
         self.metrics = Metrics()
         self.engine = Engine(asr, limits, self.metrics)
         self.admission = Admission(limits, self.metrics, self.engine.work_s)
@@ -118,7 +122,8 @@ class Service:
         if not given:
             return PictureChoice()
         if given == ["image_id"]:
-            return self._named_picture(values["image_id"], strict=bool(values.get("strict_image")))
+            strict = bool(values.get("strict_image"))
+            return await self._named_picture(values["image_id"], strict, deadline)
         content = await _read(values["image"]) if given == ["image"] else _data_url(values["image_url"])
         _, embedding = await self.embed(content, given[0], deadline)
         return PictureChoice(embedding, named=True)
@@ -159,8 +164,23 @@ class Service:
         except TimeoutError as error:
             raise Fault(504, TOO_LATE, code="deadline_exceeded") from error
 
-    def _named_picture(self, key: str, *, strict: bool) -> PictureChoice:
+    async def gallery_embedding(self, key: str, deadline: float) -> Embedding:
+        """Return the embedding of a picture of the gallery, which is kept.
+
+        Raises:
+            Fault: Its file has gone, or is no picture.
+        """
+        kept = self.pictures.get(key)
+        if kept is not None:
+            return kept
+        with _told_of("image_id"):
+            content = await asyncio.to_thread(self.gallery[key].read)
+        return (await self.embed(content, "image_id", deadline))[1]
+
+    async def _named_picture(self, key: str, strict: bool, deadline: float) -> PictureChoice:
         embedding = self.pictures.get(key)
+        if embedding is None and key in self.gallery:
+            embedding = await self.gallery_embedding(key, deadline)
         if embedding is None and strict:
             raise Fault(
                 404, f"there is no picture {key[:80]!r}; send it to /v1/pictures", param="image_id",

@@ -1,0 +1,89 @@
+// Asks the server; what goes wrong becomes a sentence and a next step.
+
+const TOKEN = "earsight-token";
+const WAITS = 2; // times that a busy server is asked again by itself
+
+export class Trouble extends Error {
+  constructor(sentence, next, code = null) {
+    super(sentence);
+    this.next = next;
+    this.code = code;
+  }
+}
+
+const SENTENCES = {
+  408: ["The recording took too long to arrive.", "Nothing is lost. Check your connection, then press Try again."],
+  413: ["This is too large for the server.", "Say less at a time, or choose a smaller picture."],
+  415: ["The server cannot read this file.", "Choose a picture in JPEG or PNG, or a recording in WAV."],
+  429: ["You have asked very often.", "Nothing is lost. Wait a minute, then press Try again."],
+  500: ["The server has made a mistake.", "Nothing is lost. Press Try again. If it happens again, tell whoever runs the server."],
+  503: ["The server is busy.", "Nothing is lost. Wait a little, then press Try again."],
+  504: ["The server took too long.", "Nothing is lost. Press Try again, or say less at a time."],
+};
+
+export class Server {
+  // `askToken()` resolves to a token; `onWait(seconds)` is told when a busy server will be asked again.
+  constructor(askToken, onWait) {
+    this.askToken = askToken;
+    this.onWait = onWait;
+  }
+
+  // Returns the answer's JSON. `signal` gives up.
+  async ask(path, { method = "GET", form, json, signal } = {}) {
+    for (let waits = 0; ; ) {
+      const answer = await this.send(path, method, form, json, signal);
+      if (answer.ok) return answer.json();
+      if (answer.status === 401) {
+        sessionStorage.setItem(TOKEN, await this.askToken());
+      } else if ([429, 503].includes(answer.status) && waits < WAITS) {
+        waits += 1;
+        await this.wait(Number(answer.headers.get("Retry-After")) || 2, signal);
+      } else {
+        throw await troubleOf(answer);
+      }
+    }
+  }
+
+  async send(path, method, form, json, signal) {
+    const headers = {};
+    const token = sessionStorage.getItem(TOKEN);
+    if (token) headers.Authorization = `Bearer ${token}`;
+    if (json) headers["Content-Type"] = "application/json";
+    try {
+      return await fetch(path, { method, headers, body: form ?? (json && JSON.stringify(json)), signal });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Trouble(
+        "The server does not answer.",
+        "Nothing is lost. Check that you are connected and that the server runs, then press Try again.",
+      );
+    }
+  }
+
+  wait(seconds, signal) {
+    this.onWait(seconds);
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(resolve, 1000 * seconds);
+      signal?.addEventListener("abort", () => {
+        clearTimeout(timer);
+        reject(signal.reason);
+      });
+    });
+  }
+}
+
+async function troubleOf(answer) {
+  const { error = {} } = await answer.json().catch(() => ({}));
+  const known = SENTENCES[answer.status];
+  if (known) return new Trouble(...known, error.code);
+  return new Trouble("The server did not take this.", `It says: ${error.message ?? answer.status}`, error.code);
+}
+
+export function formOf(fields) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) {
+    if (value instanceof Blob) form.append(name, value, value.name ?? "recording.wav");
+    else if (value !== null && value !== undefined) form.append(name, String(value));
+  }
+  return form;
+}

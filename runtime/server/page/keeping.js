@@ -1,0 +1,111 @@
+// Keeps what was said and chosen, where the server offers it and the speaker agrees.
+
+import { formOf } from "./api.js";
+import { madeUpName, saveSettings } from "./settings.js";
+
+const PATH = "/v1/corrections";
+const $ = (id) => document.getElementById(id);
+
+export class Keeping {
+  constructor(server, settings, say) {
+    Object.assign(this, { server, settings, say, noted: null, unsent: [], offer: { enabled: false } });
+  }
+
+  async open() {
+    try {
+      this.offer = await this.server.ask(PATH);
+    } catch {
+      this.offer = { enabled: false };
+    }
+    this.show();
+  }
+
+  get isOn() {
+    return this.offer.enabled && this.settings.consent;
+  }
+
+  show() {
+    const { settings, offer } = this;
+    if (settings.consent && !settings.speaker) {
+      settings.speaker = madeUpName();
+      saveSettings(settings);
+    }
+    const days = offer.retention_days ? `for ${offer.retention_days} days` : "until you delete them";
+    $("keeping").hidden = !offer.enabled;
+    $("keeping-text").textContent =
+      `Switched on, your recordings, the picture's number and what you choose are kept on this server ${days}. ` +
+      "They are used to make it understand you better. You can stop at any time and delete them.";
+    $("speaker").value = settings.speaker;
+    $("kept").textContent = this.isOn
+      ? `What you say and choose is kept under the name ${settings.speaker}, ${days}. You can stop this in Settings.`
+      : "Your recordings are not kept.";
+    this.askSurely(false);
+  }
+
+  // Nothing is sent before the speaker goes on, so that Undo undoes it.
+  note(correction) {
+    this.noted = this.isOn && correction.recording ? { ...correction, speaker: this.settings.speaker } : null;
+  }
+
+  takeBack() {
+    this.noted = null;
+  }
+
+  async settle() {
+    if (this.noted) this.unsent.push(this.noted);
+    this.noted = null;
+    if (!this.isOn) this.unsent = [];
+    if (this.sending) return;
+    this.sending = true;
+    try {
+      await this.sendAll();
+    } catch (error) {
+      this.say(`The last sentence is not kept yet: ${error.message} It is tried again with the next one.`);
+    } finally {
+      this.sending = false;
+    }
+  }
+
+  async sendAll() {
+    while (this.unsent.length) {
+      const [correction] = this.unsent;
+      try {
+        await this.send(correction, { image_id: correction.picture?.id });
+      } catch (error) {
+        if (error.code !== "picture_not_found") throw error;
+        await this.send(correction, { image: await bytesOf(correction.picture) });
+      }
+      this.unsent.shift();
+    }
+  }
+
+  send({ recording, picture, shown, ...told }, image) {
+    const form = formOf({ ...told, ...image, file: recording.wav, shown: JSON.stringify(shown), consent: true });
+    return this.server.ask(PATH, { method: "POST", form });
+  }
+
+  askSurely(asks) {
+    $("forget").hidden = asks;
+    $("forget-surely").hidden = !asks;
+    if (asks) $("forget-surely").focus();
+  }
+
+  async deleteAll() {
+    this.askSurely(false);
+    this.noted = null;
+    this.unsent = [];
+    try {
+      await this.server.ask(`${PATH}/speakers/${encodeURIComponent(this.settings.speaker)}`, { method: "DELETE" });
+      $("forgotten").textContent = "They are deleted.";
+    } catch (error) {
+      $("forgotten").textContent = `They are not deleted: ${error.message}`;
+    }
+    $("forget").focus();
+  }
+}
+
+// Its file, where the server keeps only what it computed of it.
+async function bytesOf({ blob, url, name }) {
+  const content = blob ?? (await (await fetch(url)).blob());
+  return new File([content], name, { type: content.type });
+}
