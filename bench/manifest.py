@@ -17,16 +17,17 @@ import io
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import soundfile
 
 from runtime.bundle.json_files import parse_json
 from runtime.errors import ManifestError
 
+T = TypeVar("T")
 JSONL_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 CSV_SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
 # The columns as NeMo, Hugging Face's audio folders and Common Voice call them.
@@ -98,6 +99,13 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     if not utterances:
         raise ManifestError(f"{path}: no rows; expected one utterance a line with {EXPECTED_COLUMNS}")
     return utterances
+
+
+def evenly_spread(rows: Sequence[T], most: int | None) -> list[T]:
+    """Return at most so many rows, evenly spread over all; None for all."""
+    if most is None or len(rows) <= most:
+        return list(rows)
+    return [rows[place * len(rows) // most] for place in range(most)]
 
 
 def _read_text(path: Path) -> str:
