@@ -28,16 +28,23 @@ class LocalServer:
         bundle: What it serves.
         log: File that takes what it prints.
         options: More of its options.
+        launcher: A command that runs the command behind it, or none.
     """
 
-    def __init__(self, bundle: Path, log: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, bundle: Path, log: Path, options: Sequence[str] = (), launcher: Sequence[str] = ()
+    ) -> None:
         self.url = f"http://127.0.0.1:{(port := _free_port())}"
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "runtime", "serve", "--bundle", str(bundle), "--port", str(port)]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command, *options], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=os.environ
+                [*launcher, *command, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=os.environ,
             )
 
     def __enter__(self) -> Self:
