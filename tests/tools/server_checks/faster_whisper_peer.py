@@ -1,7 +1,7 @@
 """faster-whisper, asked over a pipe; run by a Python that has it, and which has nothing of this project.
 
 Ways to serve eight clients: one worker with two threads, two workers with one each, or eight recordings
-joined and cut again as the clips of one call of its batched pipeline. int8, five beams, no timestamps, no fallback.
+joined and cut again as the clips of one call of its batched pipeline. int8, five beams, no timestamps.
 """
 
 import json
