@@ -11,7 +11,9 @@ from typing import Final
 from runtime.commands.console import EXIT_DONE, EXIT_FAULT
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
 from runtime.errors import SettingsError
+from runtime.pipeline import MultimodalASR
 from runtime.server.limits import Limits
+from runtime.sessions.machine import usable_processors
 
 MOST_DECODERS: Final = 64
 INSTALL: Final = "pip install 'earsight[serve]'"
@@ -25,6 +27,7 @@ LIMIT_OPTIONS: Final = {
     "deadline_s": "longest time to an answer, seconds",
     "drain_s": "longest time that requests are answered after SIGTERM, seconds",
     "batch": "most utterances decoded together",
+    "lanes": "most batches at a time, each on its share of the cores; on a CPU alone",
     "pictures": "most pictures whose embeddings are kept",
     "stall_s": "silence of the engine after which the server is not ready, seconds",
 }
@@ -94,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
     access = Access.from_file(args.tokens, args.requests_per_minute) if args.tokens else Access()
     _require_safe(args.host, has_tokens=bool(access.names), insecure=args.insecure)
     limits = Limits(**{name: getattr(args, f"limit_{name}") for name in LIMIT_OPTIONS})
-    service = Service(make_pipeline(args, alpha=args.alpha), limits, access, args.decode_processes)
+    asr = make_pipeline(args, alpha=args.alpha)
+    service = Service(asr, limits, access, args.decode_processes, _beside(args, asr, limits.lanes))
     _log_to_stderr()
     if args.metrics_port is not None:
         service.metrics.serve(args.host, args.metrics_port)
@@ -120,6 +124,15 @@ def run(args: argparse.Namespace) -> int:
     server = Server(config)
     server.run()
     return EXIT_DONE if server.started else EXIT_FAULT
+
+
+def _beside(args: argparse.Namespace, asr: MultimodalASR, lanes: int) -> MultimodalASR | None:
+    """Return the pipeline of lanes that work side by side; None where one lane has all there is."""
+    cores = args.threads or usable_processors()
+    if lanes == 1 or cores < lanes or asr.sessions.device != "cpu":
+        return None
+    shared = argparse.Namespace(**{**vars(args), "threads": cores // lanes})
+    return make_pipeline(shared, alpha=args.alpha)
 
 
 def _require_safe(host: str, *, has_tokens: bool, insecure: bool) -> None:

@@ -22,7 +22,8 @@ class Limits:
         deadline_s: Longest time from the last byte of a request to its answer, seconds.
         drain_s: Longest time that requests are still answered after SIGTERM, seconds.
         batch: Most utterances that the engine decodes together.
-        batch_bytes: Most bytes that the cross-attention of a batch may take.
+        batch_bytes: Most bytes that the cross-attention of the batches at work may take.
+        lanes: Batches that are worked on at a time, where each has its share of the cores.
         pictures: Most pictures whose embeddings are kept; the least recently used goes.
         stall_s: Silence of the engine, seconds, after which the server is not ready.
     """
@@ -39,6 +40,7 @@ class Limits:
     drain_s: float = 30.0
     batch: int = 8
     batch_bytes: int = 2**30
+    lanes: int = 2
     pictures: int = 10_000
     stall_s: float = 10.0
 

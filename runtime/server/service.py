@@ -52,14 +52,22 @@ class Service:
         limits: What it takes on.
         access: Who may ask.
         decode_processes: How many processes decode files; 0 for threads.
+        beside: The same pipeline on a lane's share of the cores; None for one lane.
     """
 
-    def __init__(self, asr: MultimodalASR, limits: Limits, access: Access, decode_processes: int = 0) -> None:
+    def __init__(
+        self,
+        asr: MultimodalASR,
+        limits: Limits,
+        access: Access,
+        decode_processes: int = 0,
+        beside: MultimodalASR | None = None,
+    ) -> None:
         self.asr = asr
         self.limits = limits
         self.access = access
         self.metrics = Metrics()
-        self.engine = Engine(asr, limits, self.metrics)
+        self.engine = Engine(asr, limits, self.metrics, beside)
         self.admission = Admission(limits, self.metrics, self.engine.work_s)
         self.pictures = PictureStore(limits.pictures, asr.image_embeddings)
         self.created = int((asr.bundle.folder / MANIFEST).stat().st_mtime)

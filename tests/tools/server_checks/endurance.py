@@ -63,7 +63,7 @@ async def _watch_memory(pid: int, memory: list[float]) -> None:
 
 
 def soak(setup: Setup) -> dict[str, Any]:
-    """5,000 requests: the memory stays within 3 %."""
+    """Many requests: the memory stays within 3 %."""
     count, block = setup.count or 5_000, 250
 
     async def run(client: Client) -> dict[str, Any]:
