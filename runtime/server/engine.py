@@ -1,6 +1,7 @@
 """The engine: the only threads that run graphs, so that requests never compete for the processor."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -45,8 +46,9 @@ class Engine:
         """Finish the batches at hand and end; what still waits is answered with 503."""
         self._stop.set()
         refuse(self._queue.close())
+        until = time.monotonic() + timeout_s
         for lane in self.lanes:
-            lane.thread.join(timeout_s)
+            lane.thread.join(max(0.0, until - time.monotonic()))
 
     @property
     def alive(self) -> bool:
