@@ -33,7 +33,7 @@ class Limits:
     audio_s: float = 600.0
     audio_values: int = 64_000_000
     picture_pixels: int = 24_000_000
-    queue_s: float = 600.0
+    queue_s: float = 1200.0  # a recording of the longest kind leaves room for others
     requests: int = 32
     upload_s: float = 30.0
     deadline_s: float = 60.0
