@@ -25,6 +25,7 @@ ENTRY_KEYS = (
     "options",
     "batch",
     "alpha",
+    "share",
     "group",
     "speaker",
     "id",
@@ -33,6 +34,10 @@ ENTRY_KEYS = (
 LARGER_IS_BETTER = (
     "rtfx",
     "utterances_per_s",
+    "samples_per_s",
+    "answered_per_s",
+    "goodput_per_s",
+    "highest_rate",
     "wer_reduction",
     "gigabytes_per_second",
     "kendall_tau",

@@ -19,6 +19,7 @@ COMMANDS: Final = MappingProxyType(
         "tune": ("bench.commands.tune", "find the alpha with the lowest word error rate"),
         "retune": ("bench.commands.retune", "tune on the corrections that a server kept"),
         "latency": ("bench.commands.latency", "measure latency per stage, and peers beside it"),
+        "serve": ("bench.commands.serve", "load on a server: latency, throughput, highest rate"),
         "wer": ("bench.commands.wer", "word and character error rate at one alpha"),
         "accuracy": ("bench.commands.accuracy", "what a precision changes against another"),
         "compare": ("bench.commands.compare", "what changed between two reports"),

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from bench.latency.pareto import Point, pareto_report
 from bench.latency.stage_timing import STAGES, StageTimer
-from bench.manifest import Utterance, read_manifest
+from bench.manifest import Utterance, evenly_spread, read_manifest
 from bench.measure.system_info import usable_cores
 from bench.measure.timing import LatencySummary, Stopwatch, summarize
 from bench.peers.driver import Worker
@@ -163,8 +163,7 @@ def usable_utterances(settings: BundleSettings, window_s: float) -> tuple[list[U
     too_long = len(utterances) - len(fitting)
     if not fitting:
         raise ManifestError(f"{settings.data}: no utterance of at most {window_s:g} s; latency is per window")
-    if settings.limit is not None and len(fitting) > settings.limit:
-        fitting = [fitting[i * len(fitting) // settings.limit] for i in range(settings.limit)]
+    fitting = evenly_spread(fitting, settings.limit)
     return [utterances[i] for i in fitting], [durations[i] for i in fitting], too_long
 
 

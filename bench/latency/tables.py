@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 def report_text(report: dict[str, Any]) -> str:
     """Return the tables of any mode, the machine first and warnings last."""
-    parts = [_machine(report["system"])]
+    parts = [machine_line(report["system"])]
     if report["mode"] == "bundle":
         parts += _bundle(report)
     elif report["mode"] == "clips":
@@ -26,7 +26,8 @@ def report_text(report: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _machine(system: dict[str, Any]) -> str:
+def machine_line(system: dict[str, Any]) -> str:
+    """Return processor, cores, telling flags and memory of `system_info`."""
     cpu = system["cpu"]
     memory = f", {system['memory_bytes'] / (1 << 30):.0f} GiB" if system["memory_bytes"] else ""
     return f"{cpu['model']}, {cpu['usable_cores']} cores ({' '.join(cpu['flags'])}){memory}"

@@ -3,6 +3,6 @@
 May import: `runtime`.
 """
 
-from bench.manifest.utterances import Utterance, read_manifest
+from bench.manifest.utterances import Utterance, evenly_spread, read_manifest
 
-__all__ = ["Utterance", "read_manifest"]
+__all__ = ["Utterance", "evenly_spread", "read_manifest"]

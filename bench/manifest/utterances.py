@@ -14,10 +14,10 @@ import difflib
 import logging
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bench.manifest.columns import EXPECTED_COLUMNS, columns_like_pictures, in_our_names, listed
 from bench.manifest.excerpts import refuse_excerpt
@@ -27,6 +27,7 @@ from runtime.errors import ManifestError
 CLIPS: Final = "clips"  # where Common Voice keeps the files that its tables name
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,13 @@ def read_manifest(path: str | Path, *, all_files: bool = True) -> list[Utterance
     if not utterances:
         raise ManifestError(f"{path}: no rows; expected one utterance a line with {EXPECTED_COLUMNS}")
     return utterances
+
+
+def evenly_spread(rows: Sequence[T], most: int | None) -> list[T]:
+    """Return at most so many rows, evenly spread over all; None for all."""
+    if most is None or len(rows) <= most:
+        return list(rows)
+    return [rows[place * len(rows) // most] for place in range(most)]
 
 
 def _utterance(path: Path, line: int, row: Mapping[str, Any], all_files: bool) -> Utterance:

@@ -45,7 +45,7 @@ def write_report(
     """
     report = result.to_dict()
     page = (
-        _environment()
+        environment()
         .get_template("report.html.jinja")
         .render(
             report=report,
@@ -62,7 +62,8 @@ def write_report(
     return write_text(output / "index.html", page)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what renders the templates of this folder; figures that are None are dashes."""
     environment = Environment(
         loader=PackageLoader("bench.report"),
         autoescape=select_autoescape(default=True, default_for_string=True),

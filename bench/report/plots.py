@@ -66,7 +66,7 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
     shown = report["test"] or report
     data = "test data" if report["test"] else "tuning data"
     plots = [
-        _finish(
+        finish_plot(
             folder,
             "error-surface",
             "WER over α",
@@ -75,7 +75,7 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
             + "The axis is stretched towards 0, where most choices change.",
             lambda axes: _surface(axes, report),
         ),
-        _finish(
+        finish_plot(
             folder,
             "nbest-depth",
             "Depth of the n-best list",
@@ -87,7 +87,7 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
     if labels:
         kind = "group" if shown["groups"] else "speaker"
         plots.append(
-            _finish(
+            finish_plot(
                 folder,
                 "groups",
                 f"WER by {kind}",
@@ -98,7 +98,7 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
     spread = report["confidence"]["best_alpha"]
     if spread is not None:
         plots.append(
-            _finish(
+            finish_plot(
                 folder,
                 "best-alpha",
                 "Where the best α lands",
@@ -109,7 +109,7 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
     sure = report["correctness"]["test" if report["test"] else "development"]
     if sure is not None:
         plots.append(
-            _finish(
+            finish_plot(
                 folder,
                 "reliability",
                 "How sure, how right",
@@ -131,7 +131,7 @@ def draw_accuracy_over_time(report: Mapping[str, Any], folder: Path) -> Plot:
     Raises:
         OutputError: It cannot be written.
     """
-    return _finish(
+    return finish_plot(
         folder,
         "wer-over-ms",
         "Errors over time",
@@ -173,7 +173,19 @@ def _reliability(axes: Any, sure: Mapping[str, Any]) -> None:
     axes.legend(loc="best")
 
 
-def _finish(folder: Path, name: str, title: str, caption: str, draw: Callable[[Any], None]) -> Plot:
+def finish_plot(folder: Path, name: str, title: str, caption: str, draw: Callable[[Any], None]) -> Plot:
+    """Draw one plot, and write it as SVG and PNG.
+
+    Args:
+        folder: Where; made if missing.
+        name: As in `Plot`.
+        title: As in `Plot`.
+        caption: As in `Plot`.
+        draw: Draws on matplotlib's axes.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         draw(figure.add_subplot())

@@ -31,6 +31,7 @@ MAX_SECONDS: Final = (
 )  # two hours are 461 MB at 16 kHz; bounds what a small compressed file unfolds to
 MAX_FILE_BYTES: Final = 2**31  # of what is held in memory: bytes and file objects
 BLOCK_VALUES: Final = 1 << 19  # samples × channels decoded at a time, 2 MiB
+ROUNDING_S: Final = 1e-6  # of the sum of the lengths of blocks: what is as long as is allowed is not longer
 
 # Sizes that programs write when they cannot know the size yet (ffmpeg and sox into a pipe).
 UNKNOWN_SIZE: Final = 0x7FFF_0000
@@ -112,7 +113,7 @@ class AudioFile:
             for waveform, rate in self._sound.blocks():
                 seconds += waveform.size / _checked_rate(rate, self.name)
                 values += waveform.size * self._sound.channels
-                if seconds > limits.seconds:
+                if seconds > limits.seconds + ROUNDING_S:
                     raise AudioTooLongError(
                         f"{self.name}: longer than {limits.seconds:g} s; split the recording"
                     )

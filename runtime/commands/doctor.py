@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any, Final
 from runtime.bundle.bundle import Bundle
 from runtime.commands.console import EXIT_DONE
 from runtime.sessions.factory import Provider, SessionFactory, select_provider
-from runtime.sessions.machine import Machine, read_machine
+from runtime.sessions.machine import Machine, read_machine, usable_processors
 from runtime.sessions.obstacles import ORT_NAMES, Obstacle, ProviderName, find_obstacles
 from runtime.sessions.opening import default_precision
 
@@ -113,7 +112,7 @@ def diagnose(
     chosen = select_provider(provider, machine=machine)
     return Diagnosis(
         machine=facts,
-        processors=_usable_processors(),
+        processors=usable_processors(),
         obstacles={**obstacles, **dict(chosen.passed_over)},
         provider=chosen,
         notes=_notes(facts),
@@ -146,12 +145,6 @@ def _notes(machine: Machine) -> tuple[str, ...]:
             f"Keep one: pip uninstall -y {' '.join(machine.distributions)}, then install the one you want",
         )
     return ()
-
-
-def _usable_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def render(diagnosis: Diagnosis) -> str:

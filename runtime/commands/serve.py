@@ -12,7 +12,9 @@ from runtime.commands.console import EXIT_DONE, EXIT_FAULT
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
 from runtime.corrections import CorrectionStore
 from runtime.errors import SettingsError
+from runtime.pipeline import MultimodalASR
 from runtime.server.limits import Limits
+from runtime.sessions.machine import usable_processors
 
 MOST_DECODERS: Final = 64
 INSTALL: Final = "pip install 'earsight[serve]'"
@@ -26,6 +28,7 @@ LIMIT_OPTIONS: Final = {
     "deadline_s": "longest time to an answer, seconds",
     "drain_s": "longest time that requests are answered after SIGTERM, seconds",
     "batch": "most utterances decoded together",
+    "lanes": "most batches at a time, each on its share of the cores; on a CPU alone",
     "pictures": "most pictures whose embeddings are kept",
     "stall_s": "silence of the engine after which the server is not ready, seconds",
 }
@@ -121,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
         decode_processes=args.decode_processes,
         corrections=corrections,
         gallery=gallery,
+        beside=_beside(args, asr, limits.lanes),
     )
     _log_to_stderr()
     if args.metrics_port is not None:
@@ -155,6 +159,15 @@ def _corrections(args: argparse.Namespace) -> CorrectionStore | None:
     if args.retention_days is not None:
         raise SettingsError("--retention-days is of --corrections DIR, which is not there")
     return None
+
+
+def _beside(args: argparse.Namespace, asr: MultimodalASR, lanes: int) -> MultimodalASR | None:
+    """Return the pipeline of lanes that work side by side; None where one lane has all there is."""
+    cores = args.threads or usable_processors()
+    if lanes == 1 or cores < lanes or asr.sessions.device != "cpu":
+        return None
+    shared = argparse.Namespace(**{**vars(args), "threads": cores // lanes})
+    return make_pipeline(shared, alpha=args.alpha)
 
 
 def _require_safe(host: str, *, has_tokens: bool, insecure: bool) -> None:

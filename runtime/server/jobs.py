@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.pipeline import MultimodalASR
 from runtime.recognizer import RecognisedSegment, Utterance
 from runtime.results import SegmentTranscription
 from runtime.server.faults import Fault
@@ -28,7 +29,7 @@ class Job:
     Attributes:
         utterances: Its segments, split as they are asked for.
         search: How to search.
-        fuse: Chooses the text of a segment, with the picture.
+        fuse: Chooses the text of a segment, with the picture and the pipeline at hand.
         deliver: Takes what comes of it, from the engine's thread: a segment, the fault that ended it, or None
             behind the last segment.
         deadline: Time of `time.monotonic` after which nobody waits for it.
@@ -39,7 +40,7 @@ class Job:
 
     utterances: Iterator[Utterance]
     search: BeamSearchSettings
-    fuse: Callable[[RecognisedSegment], SegmentTranscription]
+    fuse: Callable[[MultimodalASR, RecognisedSegment], SegmentTranscription]
     deliver: Callable[[SegmentTranscription | Fault | None], object]
     deadline: float
     dropped: bool = False
@@ -83,9 +84,11 @@ class Queue:
 
     Attributes:
         batch: Most jobs to take at a time.
+        lanes: How many threads take; each leaves the others their share.
     """
 
     batch: int
+    lanes: int = 1
     _calls: deque[Call] = field(default_factory=deque)
     _new: deque[Job] = field(default_factory=deque)
     _begun: deque[Job] = field(default_factory=deque)
@@ -127,8 +130,9 @@ class Queue:
         """Take the first job, and those behind it that are searched in the same way, in their order."""
         taken: list[Job] = []
         left: list[Job] = []
+        most = min(self.batch, -(-len(line) // self.lanes))
         for job in line:
-            fits = len(taken) < self.batch and (not taken or job.search == taken[0].search)
+            fits = len(taken) < most and (not taken or job.search == taken[0].search)
             (taken if fits else left).append(job)
         line.clear()
         line.extend(left)

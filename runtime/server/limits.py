@@ -22,7 +22,8 @@ class Limits:
         deadline_s: Longest time from the last byte of a request to its answer, seconds.
         drain_s: Longest time that requests are still answered after SIGTERM, seconds.
         batch: Most utterances that the engine decodes together.
-        batch_bytes: Most bytes that the cross-attention of a batch may take.
+        batch_bytes: Most bytes that the cross-attention of the batches at work may take.
+        lanes: Batches that are worked on at a time, where each has its share of the cores.
         pictures: Most pictures whose embeddings are kept; the least recently used goes.
         stall_s: Silence of the engine, seconds, after which the server is not ready.
     """
@@ -32,13 +33,14 @@ class Limits:
     audio_s: float = 600.0
     audio_values: int = 64_000_000
     picture_pixels: int = 24_000_000
-    queue_s: float = 600.0
+    queue_s: float = 1200.0  # a recording of the longest kind leaves room for others
     requests: int = 32
     upload_s: float = 30.0
     deadline_s: float = 60.0
     drain_s: float = 30.0
     batch: int = 8
     batch_bytes: int = 2**30
+    lanes: int = 2
     pictures: int = 10_000
     stall_s: float = 10.0
 

@@ -57,6 +57,7 @@ class Service:
         decode_processes: How many processes decode files; 0 for threads.
         corrections: Where corrections are kept; None to keep none.
         gallery: Pictures that are offered to describe, by id; each is encoded when it is first named.
+        beside: The same pipeline on a lane's share of the cores; None for one lane.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Service:
         decode_processes: int = 0,
         corrections: CorrectionStore | None = None,
         gallery: Mapping[str, GalleryPicture] | None = None,
+        beside: MultimodalASR | None = None,
     ) -> None:
         self.asr = asr
         self.limits = limits
@@ -74,7 +76,7 @@ class Service:
         self.corrections = corrections
         self.gallery = gallery or {}
         self.metrics = Metrics()
-        self.engine = Engine(asr, limits, self.metrics)
+        self.engine = Engine(asr, limits, self.metrics, beside)
         self.admission = Admission(limits, self.metrics, self.engine.work_s)
         self.pictures = PictureStore(limits.pictures, asr.image_embeddings)
         self.created = int((asr.bundle.folder / MANIFEST).stat().st_mtime)

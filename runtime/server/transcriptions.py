@@ -55,7 +55,7 @@ class Transcribing:
         self._job = Job(
             utterances=asr.recognizer.utterances(iter([waveform]), wishes.language),
             search=wishes.search,
-            fuse=lambda segment: asr.fuse_segment(segment, picture.embedding, wishes.alpha),
+            fuse=lambda asr, segment: asr.fuse_segment(segment, picture.embedding, wishes.alpha),
             deliver=lambda arrival: loop.call_soon_threadsafe(self._arrivals.put_nowait, arrival),
             deadline=time.monotonic() + deadline - loop.time(),
         )

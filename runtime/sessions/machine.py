@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -175,3 +176,10 @@ def _tensorrt_version() -> str:
     """Ask libnvinfer for its version: getInferLibVersion() returns 10 * 10_000 + minor * 100 + patch."""
     number = int(ctypes.CDLL(_tensorrt_libraries()[0]).getInferLibVersion())
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+
+
+def usable_processors() -> int:
+    """Return how many logical processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

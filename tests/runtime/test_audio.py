@@ -370,6 +370,13 @@ def test_too_long_is_refused_while_it_is_decoded():
         list(stream_audio(np.zeros(8000 * 60 + 1, np.int8), 8000, limits=minute))
 
 
+def test_what_is_as_long_as_is_allowed_is_read():
+    # In blocks of 32.768 s, whose lengths add up to 600.0000000000001 s.
+    stream = io.BytesIO()
+    soundfile.write(stream, np.zeros(16_000 * 600, np.int16), 16_000, format="FLAC")
+    assert load_audio(stream.getvalue(), limits=AudioLimits(seconds=600)).size == 16_000 * 600
+
+
 def test_channels_count_while_it_is_decoded():
     content = audio_file("FLAC", "PCM_16", 8000, 4, 2.0)
     assert sum(block.size for block in stream_audio(content, limits=AudioLimits(values=64_000))) == 32_000

@@ -41,9 +41,12 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    asr: MultimodalASR, limits: Limits | None = None, access: Access | None = None
+    asr: MultimodalASR,
+    limits: Limits | None = None,
+    access: Access | None = None,
+    beside: MultimodalASR | None = None,
 ) -> Iterator[Running]:
-    service = Service(asr, limits or Limits(), access or Access())
+    service = Service(asr, limits or Limits(), access or Access(), beside=beside)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(create_app(service), log_config=None, access_log=False, timeout_graceful_shutdown=5)

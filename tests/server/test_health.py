@@ -2,11 +2,13 @@
 
 import ctypes
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from runtime.pipeline import MultimodalASR
 from runtime.server.limits import Limits
-from tests.server.conftest import running, wait_until
+from tests.server.conftest import AUDIO, running, wait_until
 
 
 def test_ready_and_live(server):
@@ -24,7 +26,7 @@ def test_ready_and_live(server):
 def test_an_engine_that_was_killed_is_seen(pocket_asr, clip):
     with running(pocket_asr) as server:
         engine = server.service.engine
-        thread = ctypes.c_ulong(engine._thread.ident)
+        thread = ctypes.c_ulong(engine.lanes[0].thread.ident)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(SystemExit))
         wait_until(lambda: server.get("/readyz").status_code == 503, 15)
         assert "ended" in server.get("/readyz").json()["reason"]
@@ -35,10 +37,9 @@ def test_an_engine_that_was_killed_is_seen(pocket_asr, clip):
 
 def test_an_engine_that_hangs_is_seen(pocket_asr, clip, monkeypatch):
     with running(pocket_asr, Limits(stall_s=0.5)) as server:
-        gate, recognise = threading.Event(), server.service.engine._recognise
-        monkeypatch.setattr(
-            server.service.engine, "_recognise", lambda jobs: gate.wait(30) and recognise(jobs)
-        )
+        lane = server.service.engine.lanes[0]
+        gate, recognise = threading.Event(), lane._recognise
+        monkeypatch.setattr(lane, "_recognise", lambda jobs, asr: gate.wait(30) and recognise(jobs, asr))
         answers = []
         caller = threading.Thread(target=lambda: answers.append(server.transcribe(clip)))
         caller.start()
@@ -72,3 +73,21 @@ def test_metrics(server, clip):
     text = generate_latest(server.service.metrics.registry).decode()
     assert 'earsight_requests_total{path="/v1/audio/transcriptions",status="200"}' in text
     assert "earsight_batch_utterances_bucket" in text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("killed", [0, 1])
+def test_lanes_answer_as_one_does_and_end_together(pocket_asr, pocket_bundle, killed):
+    beside = MultimodalASR(pocket_bundle, precision="fp32", providers="cpu", threads=1)
+    clips = [path.read_bytes() for path in sorted(AUDIO.iterdir())[:6]]
+    wanted = [pocket_asr.transcribe(content).display for content in clips]
+    with running(pocket_asr, beside=beside) as server:
+        assert len(server.service.engine.lanes) == 2
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(server.transcribe, clips * 4))
+        assert [answer.json()["text"] for answer in answers] == wanted * 4
+        assert all(lane.audio_s > 0 for lane in server.service.engine.lanes)
+        thread = ctypes.c_ulong(server.service.engine.lanes[killed].thread.ident)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(SystemExit))
+        wait_until(lambda: server.get("/readyz").status_code == 503, 15)
+        assert server.transcribe(clips[0]).status_code == 503

@@ -5,6 +5,7 @@ import pytest
 
 from runtime.audio.segmentation import Segment
 from runtime.recognizer import Utterance
+from runtime.server.crew import Crew
 from runtime.server.faults import Fault
 from runtime.server.jobs import Call, Job, Queue
 from runtime.whisper.beam_settings import BeamSearchSettings
@@ -13,7 +14,9 @@ from runtime.whisper.beam_settings import BeamSearchSettings
 def job(segments: int = 1, beams: int = 5, started: bool = False) -> Job:
     utterances = (Utterance(Segment(0, np.zeros(1, np.float32))) for _ in range(segments))
     search = BeamSearchSettings(num_beams=beams)
-    return Job(utterances, search, lambda segment: segment, lambda arrival: None, np.inf, started=started)
+    return Job(
+        utterances, search, lambda asr, segment: segment, lambda arrival: None, np.inf, started=started
+    )
 
 
 def test_jobs_that_are_searched_alike_are_taken_together_in_order():
@@ -59,3 +62,22 @@ def test_a_closed_queue_refuses():
         call.result.result(0)
     with pytest.raises(Fault):
         queue.put(job())
+
+
+def test_lanes_share_what_waits():
+    queue = Queue(batch=8, lanes=2)
+    jobs = [job() for _ in range(7)]
+    for each in jobs:
+        queue.put(each)
+    assert [queue.take(0) for _ in range(4)] == [jobs[:4], jobs[4:6], jobs[6:], []]
+
+
+def test_a_lane_has_all_cores_only_while_no_other_works():
+    crew = Crew("all", "half", lanes=2)
+    assert (crew.of_lane(0), crew.of_lane(1)) == ("all", "half")
+    with crew.pipeline(others_wait=False) as first, crew.pipeline(others_wait=False) as second:
+        assert (first, second) == ("all", "half")
+    with crew.pipeline(others_wait=True) as third:
+        assert third == "half"
+    with crew.pipeline(others_wait=False) as fourth:
+        assert fourth == "all"
