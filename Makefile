@@ -24,9 +24,13 @@ help:  ## list the targets
 demo: $(STAMP) $(VENV)/.demo  ## OpenAI's Whisper tiny.en on described pictures: tune alpha, measure, write reports/demo/
 	@$(RUN) -m bench demo --models models --output $(REPORTS)/demo
 
+# The demo makes the bundle and the fusion that the server uses; without Whisper's weights, the pocket models alone.
 serve: $(STAMP)  ## the server and its page at http://127.0.0.1:8000: make serve [BUNDLE=folder] [GALLERY=folder]
-	@test "$(BUNDLE)" != models/demo -o -f models/demo/bundle.json || $(MAKE) demo
-	@$(RUN) -m runtime serve --bundle $(BUNDLE) --gallery $(GALLERY) $(if $(filter models/demo,$(BUNDLE)),--fusion $(REPORTS)/demo/fusion.json,--distinct words)
+	@test "$(BUNDLE)" != models/demo -o -f $(REPORTS)/demo/fusion.json || $(MAKE) demo
+	@if test "$(BUNDLE)" != models/demo; then set -- $(BUNDLE) --distinct words; \
+	elif test -f models/demo/bundle.json; then set -- models/demo --fusion $(REPORTS)/demo/fusion.json; \
+	else set -- models/pocket --fusion $(REPORTS)/demo/fusion.json; fi; \
+	exec $(RUN) -m runtime serve --gallery $(GALLERY) --bundle "$$@"
 
 # Where pip fails, it says why, make goes on, and the demo says what it does without the package.
 $(VENV)/.demo: $(STAMP)
