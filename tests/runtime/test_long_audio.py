@@ -12,7 +12,7 @@ import soundfile
 
 import runtime.commands.main
 from bench.manifest import Utterance
-from bench.nbest.recognition import PictureShelf, recognise
+from bench.nbest.recognition import PictureShelf, recognise, tasks_of
 from bench.text.scoring import count_word_errors
 from runtime.errors import SettingsError
 from runtime.pipeline import MultimodalASR
@@ -114,7 +114,8 @@ def test_the_benchmarks_take_long_recordings_and_silence(pocket_asr, recording, 
         Utterance(id=name, audio=tmp_path / f"{name}.wav", reference="", image=PICTURE, line=line)
         for line, name in enumerate(("long", "silent"), start=1)
     ]
-    long, silent = (recognise(pocket_asr, row, PictureShelf(pocket_asr, rows)) for row in rows)
+    pictures = PictureShelf(pocket_asr)
+    long, silent = (recognise(pocket_asr, task, pictures) for task in tasks_of(rows))
     assert long.duration_s == pytest.approx(waveform.size / RATE, abs=3.0)
     assert long.hypotheses[0].text == pocket_asr.transcribe(waveform).transcription
     assert all(h.clip_score is not None for h in long.hypotheses)

@@ -178,7 +178,7 @@ def test_a_full_disk_is_told_without_a_path_and_nothing_is_in_the_log(
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="runtime")
     monkeypatch.setattr(Path, "write_bytes", full)
     answer = post(pocket_asr, store, TYPED, file=("secret name.ogg", row.audio.read_bytes()))
     monkeypatch.undo()
