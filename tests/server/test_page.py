@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from bench.manifest import read_manifest
+from runtime.corrections import CorrectionStore
 from runtime.server.access import Access
 from runtime.server.gallery import read_gallery
 from runtime.server.page import FOLDER, HEADERS, page_files
+from runtime.server.pictures import picture_id
 from tests.server.browsers import (
     TREMOR_S,
     Visitor,
@@ -21,7 +24,7 @@ from tests.server.browsers import (
     small_targets,
     violations,
 )
-from tests.server.conftest import AUDIO, IMAGES, Running, running
+from tests.server.conftest import AUDIO, IMAGES, Running, running, wait_until
 
 PICTURE, SOUND = "test-0000", AUDIO / "test-0000.ogg"
 OTHER = "test-0001"
@@ -541,6 +544,38 @@ class TestInABrowser:
             "() => document.getElementById('forgotten').textContent === 'They are deleted.'"
         )
         assert visitor.page.evaluate("deleted") == [f"/v1/corrections/speakers/{name}"]
+
+    def test_what_is_confirmed_is_in_the_folder_that_is_tuned_on(
+        self, offered, browser, tmp_path, monkeypatch
+    ):
+        store = CorrectionStore(tmp_path / "corrections", retention_days=30)
+        monkeypatch.setattr(offered.service, "corrections", store)
+        visitor = Visitor(browser, offered.url)
+        visitor.enter()
+        visitor.press("Settings")
+        visitor.pause(0.5)
+        visitor.page.get_by_role("switch", name=re.compile("^Keep")).click()
+        name = visitor.page.input_value("#speaker")
+        visitor.press("Close")
+        visitor.pause(0.5)
+        confirm_by_file(visitor)
+        visitor.press("Next picture")
+        wait_until((store.folder / "manifest.jsonl").exists)
+        (kept,) = read_manifest(store.folder / "manifest.jsonl")
+        heard = offered.transcribe(
+            SOUND.read_bytes(), image_id=picture_id((IMAGES / f"{PICTURE}.webp").read_bytes())
+        ).json()
+        assert kept.reference == heard["text"]
+        assert kept.audio.read_bytes() == SOUND.read_bytes()
+        assert kept.image.read_bytes() == picture
+        assert (kept.speaker, kept.group) == (name, "confirmed")
+        visitor.state("choose")
+        visitor.press("Settings")
+        visitor.pause(0.5)
+        visitor.press("Delete all recordings under this name")
+        visitor.press("Yes, delete them")
+        wait_until(lambda: not list((store.folder / "audio").iterdir()))
+        assert (store.folder / "manifest.jsonl").read_bytes() == b""
 
 
 # A server that keeps corrections, in place of fetch.
