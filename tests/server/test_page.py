@@ -562,9 +562,8 @@ class TestInABrowser:
         visitor.press("Next picture")
         wait_until((store.folder / "manifest.jsonl").exists)
         (kept,) = read_manifest(store.folder / "manifest.jsonl")
-        heard = offered.transcribe(
-            SOUND.read_bytes(), image_id=picture_id((IMAGES / f"{PICTURE}.webp").read_bytes())
-        ).json()
+        picture = (IMAGES / f"{PICTURE}.webp").read_bytes()
+        heard = offered.transcribe(SOUND.read_bytes(), image_id=picture_id(picture)).json()
         assert kept.reference == heard["text"]
         assert kept.audio.read_bytes() == SOUND.read_bytes()
         assert kept.image.read_bytes() == picture
