@@ -12,11 +12,12 @@ from bench.latency.bundle import BundleSettings, measure_bundle
 from bench.latency.clips import ClipSettings, measure_clips
 from bench.latency.side_by_side import Rounds
 from bench.latency.tables import report_text
-from bench.measure.system_info import system_info, usable_cores
+from bench.measure.system_info import system_info
 from bench.peers.registry import SPEECH_PRECISIONS
 from bench.report.plots import draw_accuracy_over_time
 from runtime.commands.console import EXIT_DONE
 from runtime.errors import OutputError, SettingsError
+from runtime.sessions.machine import usable_processors
 from runtime.sessions.obstacles import ORT_NAMES
 from runtime.whisper.beam_settings import DISTINCT
 from runtime.whisper.short_encoder import WINDOWS
@@ -222,7 +223,7 @@ def architecture_settings(args: argparse.Namespace) -> ArchitectureSettings:
         precisions=_names(args.precision or "int8,fp32"),
         steps=args.steps,
         beams=args.beams,
-        threads=usable_cores() if args.threads is None else args.threads,
+        threads=usable_processors() if args.threads is None else args.threads,
         batch=args.batch,
         seconds=args.seconds,
         texts=args.texts,

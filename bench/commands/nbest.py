@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from bench.manifest import Utterance, read_manifest
-from bench.measure.system_info import cpu_info, peak_memory, usable_cores
+from bench.measure.system_info import cpu_info, peak_memory
 from bench.nbest.corpus import CorpusRun, CorpusSettings, write_corpus
 from bench.nbest.crew import Crew, InProcess, shared_threads
 from bench.nbest.local_crew import LocalCrew
 from bench.nbest.run_record import RunRecord
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
+from runtime.sessions.machine import usable_processors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +92,7 @@ def _crew(args: argparse.Namespace) -> Iterator[Crew]:
             args.workers = actors.workers
             yield actors
     elif args.workers is not None:
-        args.threads = args.threads or shared_threads(usable_cores(), args.workers)
+        args.threads = args.threads or shared_threads(usable_processors(), args.workers)
         with LocalCrew(partial(make_pipeline, args), args.workers, args.output) as processes:
             yield processes
     else:

@@ -5,6 +5,7 @@ import asyncio
 import shlex
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -133,14 +134,7 @@ async def make_report(url: str, args: argparse.Namespace, settings: LoadSettings
         "local": args.bundle is not None,
         "model": model,
         "settings": {
-            "bound_s": settings.bound_s,
-            "seconds": settings.seconds,
-            "requests": settings.requests,
-            "at_a_time": settings.at_a_time,
-            "warm_up": settings.warm_up,
-            "shares": list(settings.shares),
-            "refinements": settings.refinements,
-            "seed": settings.seed,
+            **asdict(settings),
             "pictures": pictures,
             "serve_options": args.serve_options,
         },

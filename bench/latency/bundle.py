@@ -12,7 +12,6 @@ from tqdm import tqdm
 from bench.latency.pareto import Point, pareto_report
 from bench.latency.stage_timing import STAGES, StageTimer
 from bench.manifest import Utterance, evenly_spread, read_manifest
-from bench.measure.system_info import usable_cores
 from bench.measure.timing import LatencySummary, Stopwatch, summarize
 from bench.peers.driver import Worker
 from bench.text.normalizers import DEFAULT_NORMALIZER, NOTEBOOK, Normalizer, normalizer
@@ -21,6 +20,7 @@ from runtime.audio.load import SAMPLING_RATE, load_audio
 from runtime.bundle.bundle import Bundle
 from runtime.errors import ManifestError, SettingsError
 from runtime.pipeline import MultimodalASR
+from runtime.sessions.machine import usable_processors
 from runtime.whisper.beam_settings import Distinct
 from runtime.whisper.short_encoder import WINDOWS, Window
 
@@ -176,7 +176,7 @@ def cold_start(settings: BundleSettings, utterances: Sequence[Utterance]) -> dic
     memory: list[int] = []
     with tempfile.TemporaryDirectory(prefix="earsight-") as folder:
         for number in range(settings.cold_runs):
-            threads = settings.threads or usable_cores()
+            threads = settings.threads or usable_processors()
             with Worker("pipeline", "cold", threads, Path(folder) / f"{number}.log") as worker:
                 loaded = worker.ask("load", arguments=settings.pipeline())
                 answers = [worker.ask("run", **_request(utterance)) for utterance in utterances]

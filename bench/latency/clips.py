@@ -15,7 +15,6 @@ from bench.latency.bundle import BundleSettings, corpus_wer, usable_utterances
 from bench.latency.side_by_side import PAUSE_SECONDS, SystemResult, ratio_table, started
 from bench.manifest import Utterance
 from bench.measure.company import company
-from bench.measure.system_info import usable_cores
 from bench.peers.driver import Worker
 from bench.peers.models import make_workload, prepare_peers
 from bench.peers.registry import SPEECH_PRECISIONS, expand
@@ -23,6 +22,7 @@ from bench.text.normalizers import DEFAULT_NORMALIZER, NOTEBOOK, normalizer
 from runtime.audio.load import SAMPLING_RATE, load_audio
 from runtime.bundle.bundle import Bundle
 from runtime.errors import SettingsError
+from runtime.sessions.machine import usable_processors
 from runtime.whisper.log_mel import LogMelExtractor
 from runtime.whisper.tokens import WhisperTokens
 
@@ -73,7 +73,7 @@ class ClipSettings:
         bundle = self.bundle
         return {
             "beams": bundle.beams,
-            "threads": bundle.threads or usable_cores(),
+            "threads": bundle.threads or usable_processors(),
             "repeats": bundle.repeats,
             "warm_up": bundle.warm_up,
             "limit": bundle.limit,
@@ -113,7 +113,7 @@ def measure_clips(settings: ClipSettings, progress: bool = False) -> dict[str, A
     bundle = Bundle.open(settings.bundle.bundle)
     systems = settings.systems(all(bundle.short_window(each) for each in settings.precisions))
     folders = prepare_peers(bundle, settings.checkpoint, list(settings.peers), settings.models)
-    threads = settings.bundle.threads or usable_cores()
+    threads = settings.bundle.threads or usable_processors()
     reader = WhisperTokens.from_folder(bundle.whisper)
     prompt = tuple(reader.prompt(settings.bundle.language or DEFAULT_LANGUAGE))
     most = reader.max_length // 2  # CTranslate2's own limit

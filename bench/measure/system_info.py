@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from runtime.sessions.machine import usable_processors
+
 # Instruction sets that decide which kernels the engines take.
 TELLING_FLAGS = (
     "avx",
@@ -77,7 +79,7 @@ def cpu_info() -> dict[str, Any]:
         "model": _processor_name(fields),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "usable_cores": usable_cores(),
+        "usable_cores": usable_processors(),
         "flags": [flag for flag in TELLING_FLAGS if flag in flags],
         "cache": fields.get("cache size"),
     }
@@ -98,13 +100,6 @@ def _first_processor(cpuinfo: Path) -> dict[str, str]:
     block = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
     pairs = (line.split(":", 1) for line in block.splitlines() if ":" in line)
     return {key.strip(): value.strip() for key, value in pairs}
-
-
-def usable_cores() -> int:
-    """Return the number of logical processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def total_memory() -> int | None:

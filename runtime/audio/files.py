@@ -55,6 +55,9 @@ class AudioLimits(NamedTuple):
     values: int | None = None
 
 
+NO_LIMITS: Final = AudioLimits()  # but two hours
+
+
 class Block(NamedTuple):
     """A part of a recording: mono samples, float32, shape (samples,), and their sampling rate in Hz."""
 
@@ -92,7 +95,7 @@ class AudioFile:
         self._sound.close()
         self._stream.close()
 
-    def blocks(self, limits: AudioLimits = AudioLimits()) -> Iterator[Block]:  # noqa: B008 - immutable
+    def blocks(self, limits: AudioLimits = NO_LIMITS) -> Iterator[Block]:
         """Decode from the start to the end.
 
         Args:

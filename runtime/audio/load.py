@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from runtime.audio.files import MAX_RATE, MIN_RATE, AudioLimits, Block, open_audio
+from runtime.audio.files import MAX_RATE, MIN_RATE, NO_LIMITS, AudioLimits, Block, open_audio
 from runtime.errors import AudioError, AudioTooLongError, SettingsError
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
@@ -22,7 +22,6 @@ Waveform = npt.NDArray[np.float32]
 SAMPLING_RATE: Final = 16_000  # Hz, that of every Whisper checkpoint
 MAX_CHANNELS: Final = 64  # of an array; more columns than that are samples laid the wrong way round
 MAX_PEAK: Final = 64.0  # 36 dB over full scale; beyond it the values are integers that nobody scaled
-NO_LIMITS: Final = AudioLimits()  # but two hours
 RESAMPLING_BLOCK: Final = 1 << 19  # samples handed to soxr at a time, 2 MiB
 
 

@@ -13,18 +13,22 @@ MAX_INTEGER: Final = 2**63 - 1  # what fits numpy and every float
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, constants: bool = True) -> Any:
     r"""Parse JSON; whatever is wrong with it is a `ValueError`.
 
     Beyond the grammar this refuses a key that an object has twice, nesting deeper than Python's stack, whole
     numbers of more than 64 bits, and half a surrogate pair (`"\ud800"`), which no file, terminal or report
     could repeat.
 
+    Args:
+        text: The JSON.
+        constants: Whether NaN and the infinities, which Python writes, are numbers.
+
     Raises:
         ValueError: It cannot be used; the message says why.
     """
     try:
-        content = _DECODER.decode(text)
+        content = (_DECODER if constants else _STRICT_DECODER).decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if _SURROGATE_ESCAPE.search(text):  # most often a whole pair, which is a character
@@ -50,8 +54,15 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 # Made once: `json.loads` would make one for every line.
 _DECODER: Final = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_object)
+_STRICT_DECODER: Final = json.JSONDecoder(
+    parse_int=_integer, object_pairs_hook=_object, parse_constant=_refuse_constant
+)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

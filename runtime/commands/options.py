@@ -161,15 +161,24 @@ def make_sessions(args: argparse.Namespace, bundle: Bundle) -> SessionFactory:
     )
 
 
-def make_pipeline(args: argparse.Namespace, *, alpha: float | None = None) -> MultimodalASR:
-    """Open the bundle as the options of `add_pipeline_arguments` say."""
-    bundle = Bundle.open(args.bundle)
+def make_pipeline(
+    args: argparse.Namespace, *, alpha: float | None = None, beside: MultimodalASR | None = None
+) -> MultimodalASR:
+    """Open the bundle as the options of `add_pipeline_arguments` say.
+
+    Args:
+        args: The options.
+        alpha: Weight of the picture; None for that of the fusion.
+        beside: A pipeline of the same options, threads aside, whose bundle and image cache
+            serve this one, too.
+    """
+    bundle = Bundle.open(args.bundle) if beside is None else beside.bundle
     return MultimodalASR(
         bundle,
         alpha=alpha,
         fusion=args.fusion,
         num_beams=args.num_beams,
-        image_cache=args.image_cache,
+        image_cache=args.image_cache if beside is None else beside.image_embeddings,
         language=args.language,
         precision=args.precision,
         sessions=make_sessions(args, bundle),

@@ -167,7 +167,7 @@ def _beside(args: argparse.Namespace, asr: MultimodalASR, lanes: int) -> Multimo
     if lanes == 1 or cores < lanes or asr.sessions.device != "cpu":
         return None
     shared = argparse.Namespace(**{**vars(args), "threads": cores // lanes})
-    return make_pipeline(shared, alpha=args.alpha)
+    return make_pipeline(shared, alpha=args.alpha, beside=asr)
 
 
 def _require_safe(host: str, *, has_tokens: bool, insecure: bool) -> None:

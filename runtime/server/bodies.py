@@ -9,6 +9,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from runtime.bundle.json_files import parse_json
 from runtime.server.faults import Fault
 from runtime.server.fields import Field, read_fields
 from runtime.server.limits import Limits
@@ -78,27 +79,17 @@ async def json_object(request: Request, limits: Limits) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        Fault: It is none, too large or too slow, or names a key twice.
+        Fault: It is none that `parse_json` reads, too large or too slow.
     """
     async with _in_time(limits):
         content = await request.body()
     try:
-        value = json.loads(content, object_pairs_hook=_each_once, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(content.decode(json.detect_encoding(content)), constants=False)
+    except ValueError as error:
         raise Fault(400, f"the body is no JSON ({error}); expected an object") from error
     if not isinstance(value, dict):
         raise Fault(400, f"the body is a JSON {type(value).__name__}; expected an object")
     return value
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a key comes twice")
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 @asynccontextmanager

@@ -16,12 +16,11 @@ class Crew:
     Args:
         alone: On all cores.
         beside: The same bundle on as many cores as a lane has where all work; None for one lane.
-        lanes: How many lanes there are.
+        lanes: How many lanes there are; more than one want `beside`.
     """
 
     def __init__(self, alone: MultimodalASR, beside: MultimodalASR | None = None, lanes: int = 1) -> None:
         assert lanes == 1 or beside is not None  # lanes that share threads slow each other down
-        self.lanes = lanes
         self._alone = alone
         self._beside = beside or alone
         self._working = 0

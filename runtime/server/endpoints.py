@@ -1,6 +1,5 @@
 """The small endpoints: pictures, rescoring, models, health."""
 
-import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -31,7 +30,7 @@ async def add_picture(request: Request) -> Response:
     with service.admission.request():
         async with form_fields(request, PICTURES, service.limits) as values:
             content = await values["file"].read()
-        key, _ = await service.embed(content, "file", _deadline(service))
+        key, _ = await service.embed(content, "file", service.deadline())
     return JSONResponse({"id": key, "object": "picture", "bytes": len(content)})
 
 
@@ -60,11 +59,8 @@ async def rescore(request: Request) -> Response:
         hypotheses = _hypotheses(body.pop("hypotheses", None))
         values = read_fields(body.items(), RESCORE)
         require_model(values["model"], service.models)
-        deadline = _deadline(service)
-        picture = await service.picture({**values, "strict_image": True}, deadline)
-        embedding = picture.embedding
-        if embedding is None:
-            raise Fault(400, "a picture is missing; expected image_id or image_url", param="image_id")
+        deadline = service.deadline()
+        embedding = await service.required_picture(values, deadline)
         asr = service.asr
         alpha = asr.alpha if values["alpha"] is None else values["alpha"]
         try:
@@ -137,7 +133,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
 async def live(request: Request) -> Response:
     """Whether the process is of any use: its engine's thread runs, or is about to."""
     service: Service = request.app.state.service
-    return _health(service.engine.alive, "live", "the engine's thread has ended; restart the server")
+    return _health(service.engine.alive, "live", service.engine.why_not_ready)
 
 
 async def ready(request: Request) -> Response:
@@ -152,7 +148,3 @@ def _health(is_well: bool, name: str, reason: str) -> Response:
     if is_well:
         return JSONResponse({name: True})
     return JSONResponse({name: False, "reason": reason}, 503)
-
-
-def _deadline(service: Service) -> float:
-    return asyncio.get_running_loop().time() + service.limits.deadline_s

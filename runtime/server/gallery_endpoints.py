@@ -68,13 +68,11 @@ async def fit(request: Request) -> Response:
         texts = _texts(body.pop("texts", None))
         values = read_fields(body.items(), FIT)
         require_model(values["model"], service.models)
-        deadline = asyncio.get_running_loop().time() + service.limits.deadline_s
-        picture = await service.picture({**values, "strict_image": True}, deadline)
-        if picture.embedding is None:
-            raise Fault(400, "a picture is missing; expected image_id or image_url", param="image_id")
+        deadline = service.deadline()
+        embedding = await service.required_picture(values, deadline)
         others = [key for key in service.gallery if key != values["image_id"]]
         others = others[:: -(-len(others) // MOST_COMPARED) or 1]
-        embeddings = [picture.embedding, *[await service.gallery_embedding(key, deadline) for key in others]]
+        embeddings = [embedding, *[await service.gallery_embedding(key, deadline) for key in others]]
         captions = [to_caption_style(text) for text in texts]
         try:
             encoded = await service.on_engine(lambda: service.asr.encode_texts(captions), deadline)

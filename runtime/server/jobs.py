@@ -145,7 +145,7 @@ class Queue:
             waiting, calls = [*self._new, *self._begun], [*self._calls]
             for line in (self._new, self._begun, self._calls):
                 line.clear()
-            self._changed.notify()
+            self._changed.notify_all()
         for call in calls:
             if call.result.set_running_or_notify_cancel():
                 call.result.set_exception(Fault(503, STOPPED, retry_after_s=1))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from PIL import Image
-from starlette.datastructures import UploadFile
 
 from runtime.audio.files import AudioLimits
 from runtime.audio.load import Waveform
@@ -39,12 +38,10 @@ class PictureChoice:
     Attributes:
         embedding: Unit norm, (d,); None where there is none.
         warning: Why there is none although one was named.
-        named: Whether one was sent or named.
     """
 
     embedding: Embedding | None = None
     warning: str | None = None
-    named: bool = False
 
 
 class Service:
@@ -92,6 +89,10 @@ class Service:
         """What answers tell of the bundle."""
         return {"name": self.asr.bundle.name, "sha256": self.asr.bundle.digest[:12]}
 
+    def deadline(self) -> float:
+        """Return the time of the event loop after which nobody waits for a request that is whole now."""
+        return asyncio.get_running_loop().time() + self.limits.deadline_s
+
     def close(self) -> None:
         """End the threads."""
         self.engine.stop(self.limits.drain_s)
@@ -126,9 +127,21 @@ class Service:
         if given == ["image_id"]:
             strict = bool(values.get("strict_image"))
             return await self._named_picture(values["image_id"], strict, deadline)
-        content = await _read(values["image"]) if given == ["image"] else _data_url(values["image_url"])
+        image = values.get("image")
+        content = _data_url(values["image_url"]) if image is None else await image.read()
         _, embedding = await self.embed(content, given[0], deadline)
-        return PictureChoice(embedding, named=True)
+        return PictureChoice(embedding)
+
+    async def required_picture(self, values: dict[str, Any], deadline: float) -> Embedding:
+        """Return the embedding of the picture of a request that makes no sense without one.
+
+        Raises:
+            Fault: There is none, or `picture` raises it.
+        """
+        picture = await self.picture({**values, "strict_image": True}, deadline)
+        if picture.embedding is None:
+            raise Fault(400, "a picture is missing; expected image_id or image_url", param="image_id")
+        return picture.embedding
 
     async def embed(self, content: bytes, param: str, deadline: float) -> tuple[str, Embedding]:
         """Return id and embedding of a picture, which are kept.
@@ -180,16 +193,15 @@ class Service:
         return (await self.embed(content, "image_id", deadline))[1]
 
     async def _named_picture(self, key: str, strict: bool, deadline: float) -> PictureChoice:
-        embedding = self.pictures.get(key)
-        if embedding is None and key in self.gallery:
-            embedding = await self.gallery_embedding(key, deadline)
+        shown = key in self.gallery
+        embedding = await self.gallery_embedding(key, deadline) if shown else self.pictures.get(key)
         if embedding is None and strict:
             raise Fault(
                 404, f"there is no picture {key[:80]!r}; send it to /v1/pictures", param="image_id",
                 code="picture_not_found",
             )  # fmt: skip
         warning = f"Image not found (id={key})" if embedding is None else None
-        return PictureChoice(embedding, warning, named=True)
+        return PictureChoice(embedding, warning)
 
 
 @contextmanager
@@ -203,10 +215,6 @@ def _told_of(param: str) -> Iterator[None]:
         yield
     except EarsightError as error:
         raise fault_of(error, param) from error
-
-
-async def _read(file: UploadFile) -> bytes:
-    return await file.read()
 
 
 def _data_url(url: str) -> bytes:

@@ -139,7 +139,7 @@ async def transcribe(request: Request) -> Response:
         async with form_fields(request, TRANSCRIPTION, service.limits) as values:
             require_model(values["model"], service.models)
             wishes = read_wishes(values, service.asr)
-            deadline = asyncio.get_running_loop().time() + service.limits.deadline_s
+            deadline = service.deadline()
             started = time.perf_counter()
             waveform = await service.waveform(await values["file"].read())
             decoded = time.perf_counter()

@@ -161,7 +161,13 @@ def test_rescoring_refuses(server, change, part):
     assert part in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"a": NaN}', b'{"model": 1, "model": 2}', b"\xff"])
+# Half a surrogate pair in a text: JSON can hold it, and no answer could repeat it.
+HALF_A_PAIR = b'{"model": "m", "image_id": "x", "hypotheses": [{"text": "\\ud800", "mean_logprob": -1}]}'
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"a": NaN}', b'{"model": 1, "model": 2}', b"\xff", HALF_A_PAIR]
+)
 def test_rescoring_refuses_what_is_no_object(server, body):
     answer = httpx.post(f"{server.url}/v1/rescore", content=body)
     assert answer.status_code == 400

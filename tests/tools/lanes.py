@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.manifest import evenly_spread, read_manifest
-from bench.measure.system_info import cpu_info, usable_cores
+from bench.measure.system_info import cpu_info
 from runtime.audio.load import load_audio
 from runtime.audio.segmentation import Segment
 from runtime.pipeline import MultimodalASR
 from runtime.recognizer import Utterance
+from runtime.sessions.machine import usable_processors
 from tests.conftest import POCKET
 
 LANES = 2
@@ -30,7 +31,7 @@ LANES = 2
 def lanes(bundle: Path, data: Path, precision: str, count: int, rounds: int) -> dict[str, Any]:
     rows = evenly_spread(read_manifest(data), count)
     utterances = [Utterance(Segment(0, load_audio(row.audio))) for row in rows]
-    cores = usable_cores()
+    cores = usable_processors()
     pool = ThreadPoolExecutor(LANES)
 
     def ways(threads: int) -> dict[str, Callable[[], object]]:
