@@ -181,7 +181,8 @@ def _first_from(place: int, asr: Scores, clip: Scores) -> float | None:
         wins_ties = place < other
         if other == place or (min(by_sound, by_picture) >= 0 and (by_sound + by_picture or wins_ties)):
             continue
-        if max(by_sound, by_picture) < (0 if wins_ties else 1e-300):
+        best_lead = max(by_sound, by_picture)
+        if best_lead < 0 or (best_lead == 0 and not wins_ties):
             return None
         crossing = by_sound / (by_sound - by_picture)
         least, most = (max(least, crossing), most) if by_sound < 0 else (least, min(most, crossing))
