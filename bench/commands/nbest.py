@@ -15,7 +15,7 @@ from bench.nbest.local_crew import LocalCrew
 from bench.nbest.run_record import RunRecord
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
-from runtime.sessions.machine import usable_processors
+from runtime.sessions.processors import usable_processors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

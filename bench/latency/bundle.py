@@ -20,7 +20,7 @@ from runtime.audio.load import SAMPLING_RATE, load_audio
 from runtime.bundle.bundle import Bundle
 from runtime.errors import ManifestError, SettingsError
 from runtime.pipeline import MultimodalASR
-from runtime.sessions.machine import usable_processors
+from runtime.sessions.processors import usable_processors
 from runtime.whisper.beam_settings import Distinct
 from runtime.whisper.short_encoder import WINDOWS, Window
 

@@ -22,7 +22,7 @@ from bench.text.normalizers import DEFAULT_NORMALIZER, NOTEBOOK, normalizer
 from runtime.audio.load import SAMPLING_RATE, load_audio
 from runtime.bundle.bundle import Bundle
 from runtime.errors import SettingsError
-from runtime.sessions.machine import usable_processors
+from runtime.sessions.processors import usable_processors
 from runtime.whisper.log_mel import LogMelExtractor
 from runtime.whisper.tokens import WhisperTokens
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from runtime.sessions.machine import usable_processors
+from runtime.sessions.processors import usable_processors
 
 # Instruction sets that decide which kernels the engines take.
 TELLING_FLAGS = (

@@ -12,9 +12,10 @@ from typing import Any, Final
 from runtime.bundle.bundle import Bundle
 from runtime.commands.console import EXIT_DONE
 from runtime.sessions.factory import Provider, SessionFactory, select_provider
-from runtime.sessions.machine import Machine, read_machine, usable_processors
+from runtime.sessions.machine import Machine, read_machine
 from runtime.sessions.obstacles import ORT_NAMES, Obstacle, ProviderName, find_obstacles
 from runtime.sessions.opening import default_precision
+from runtime.sessions.processors import usable_processors
 
 SCHEMA: Final = "earsight.doctor/1"
 

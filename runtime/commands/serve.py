@@ -14,7 +14,7 @@ from runtime.corrections import CorrectionStore
 from runtime.errors import SettingsError
 from runtime.pipeline import MultimodalASR
 from runtime.server.limits import Limits
-from runtime.sessions.machine import usable_processors
+from runtime.sessions.processors import usable_processors
 
 MOST_DECODERS: Final = 64
 INSTALL: Final = "pip install 'earsight[serve]'"

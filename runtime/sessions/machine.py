@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import onnxruntime as ort
 from runtime.sessions.cuda_driver import DRIVER_LIBRARY, CudaDriver, read_cuda_driver
 from runtime.sessions.elf import needed_libraries
 from runtime.sessions.openvino import OpenVino, read_openvino
+from runtime.sessions.processors import processor_flags
 
 logger = logging.getLogger(__name__)
 
@@ -102,20 +102,10 @@ def read_machine() -> Machine:
         libraries=MappingProxyType(faults),
         tensorrt=tensorrt,
         openvino=read_openvino(),
-        amx_bf16="amx_bf16" in _processor_flags(),
+        amx_bf16="amx_bf16" in processor_flags(),
         architecture=platform.machine(),
         system=platform.system(),
     )
-
-
-def _processor_flags() -> frozenset[str]:
-    """Return the instruction sets that Linux names; nothing elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    flags = (line.partition(":")[2] for line in lines if line.startswith("flags"))
-    return frozenset(next(flags, "").split())
 
 
 def installed_distributions() -> dict[str, str]:
@@ -176,10 +166,3 @@ def _tensorrt_version() -> str:
     """Ask libnvinfer for its version: getInferLibVersion() returns 10 * 10_000 + minor * 100 + patch."""
     number = int(ctypes.CDLL(_tensorrt_libraries()[0]).getInferLibVersion())
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
-
-
-def usable_processors() -> int:
-    """Return how many logical processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

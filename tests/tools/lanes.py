@@ -22,7 +22,7 @@ from runtime.audio.load import load_audio
 from runtime.audio.segmentation import Segment
 from runtime.pipeline import MultimodalASR
 from runtime.recognizer import Utterance
-from runtime.sessions.machine import usable_processors
+from runtime.sessions.processors import usable_processors
 from tests.conftest import POCKET
 
 LANES = 2
