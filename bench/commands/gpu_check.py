@@ -1,8 +1,7 @@
 """Every check that needs a GPU, in one run: `python -m bench gpu_check`.
 
 Parity with float32 on the CPU, latency of each stage, throughput over batch, memory, node placement, copies
-between host and device, forms of a step and of its attention, and PyTorch in float16 on the same GPU. One
-table, one JSON file.
+between host and device, forms of a step, and PyTorch in float16 on the same GPU. One table, one JSON file.
 """
 
 import argparse
@@ -10,8 +9,9 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from bench.commands.latency import write_report
 from bench.gpu_check.check import PARITY_BATCH, Plan, check
 from bench.gpu_check.measurements import Work
 from bench.gpu_check.table import render
@@ -23,7 +23,6 @@ from runtime.errors import SettingsError
 from runtime.sessions.factory import SessionFactory, SessionSettings, select_provider
 from runtime.sessions.tensorrt.engines import EngineSettings
 from runtime.sessions.tensorrt.profiles import EngineLimits
-from runtime.write_whole import write_json
 
 SCHEMA: Final = "earsight.gpu_check/1"
 FILE_NAME: Final = "gpu_check.json"
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     }
     report |= check(plan, provider, settings)
     sys.stdout.write(f"{render(report)}\n")
-    write_report(report, args.output)
+    write_report(report, args.output, FILE_NAME)
     return EXIT_DONE if report["passed"] else FAILED
 
 
@@ -133,12 +132,3 @@ def numbers(flag: str, text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise SettingsError(f"{flag} is {text!r}; expected whole numbers from 1, separated by commas")
     return tuple(dict.fromkeys(int(part) for part in parts))
-
-
-def write_report(report: dict[str, Any], folder: Path) -> Path:
-    """Write the report into a folder, which is created.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    return write_json(folder / FILE_NAME, report)

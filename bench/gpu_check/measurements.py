@@ -1,11 +1,11 @@
 """The measurements of `bench.gpu_check`: one function a question, on any execution provider."""
 
-import gc
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,47 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.gpu_check.trace import read_copies
-from bench.latency.architecture import short_captions
-from bench.measure.graph_bytes import cache_bytes, cross_bytes, weight_bytes
+from bench.latency.architecture import short_captions, step_bytes
+from bench.latency.side_by_side import random_features
 from bench.measure.timing import Stopwatch, summarize
-from bench.peers.base import NBest, Workload
-from bench.peers.earsight import EarsightSpeech, TimedSession
+from bench.peers.base import Features, NBest, Workload
+from bench.peers.earsight import EarsightSpeech
 from bench.peers.models import read_geometry
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.graph import graph_path
 from runtime.clip.encoders import TextEncoder
 from runtime.sessions.factory import Provider, SessionFactory, SessionSettings
 from runtime.whisper.model import WhisperModel
 
-Features = NDArray[np.float32]
+Raw = dict[str, list[float]]  # seconds by the number of utterances or texts
 
 # Largest difference of a log-probability after the prompt to float32 on the CPU. float32: other orders of
 # summation over some thousand terms. float16: 11 bits of mantissa through all layers, as measured on the CPU.
 TOLERANCES: Final = {"fp32": 2e-3, "fp16": 5e-2}
-HALF_BYTES: Final = 2
-DEFAULT_BYTES: Final = 4
-
-
-class DeviceSpeech(EarsightSpeech):
-    """`EarsightSpeech` on a provider of choice."""
-
-    model_kind: type[WhisperModel] = WhisperModel
-
-    def __init__(self, precision: str, sessions: SessionFactory) -> None:
-        super().__init__(precision)
-        self.sessions = sessions
-
-    def load(self, folder: Path, workload: Workload) -> None:  # noqa: ARG002
-        """Open the Whisper of a bundle folder."""
-        self._bundle = Bundle.open(folder)
-        self._model = self.model_kind.of_bundle(self._bundle, self.precision, self.sessions)
-        self._model.decoder = TimedSession(self._model.decoder)
-
-    @property
-    def model(self) -> WhisperModel:
-        """The opened model."""
-        model: WhisperModel = self._model
-        return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +49,29 @@ class Work:
 
     def features(self, batch: int) -> Features:
         """Return reproducible log-mel features (batch, mels, frames)."""
-        geometry = read_geometry(self.bundle / "whisper")
-        shape = (batch, geometry["mels"], geometry["frames"])
-        return np.random.default_rng(self.seed).standard_normal(shape).astype(np.float32)
+        return random_features(read_geometry(self.bundle / "whisper"), batch, self.seed)
+
+    def speech(
+        self, precision: str, sessions: SessionFactory, kind: type[WhisperModel] = WhisperModel
+    ) -> EarsightSpeech:
+        """Open the bundle's Whisper on a provider of choice."""
+        return EarsightSpeech(precision).open(Bundle.open(self.bundle), sessions, kind)
 
     @property
     def warm_up(self) -> int:
         """Unmeasured repetitions."""
         return max(2, self.rounds // 5)
 
+    def timed(self, run: Callable[[], object]) -> list[float]:
+        """Return the raw seconds of a call."""
+        watch = Stopwatch(discard=self.warm_up)
+        for _ in range(self.warm_up + self.rounds):
+            with watch.lap("whole"):
+                run()
+        return watch.raw("whole")
 
-def check_parity(reference: DeviceSpeech, tested: DeviceSpeech, work: Work, batch: int) -> dict[str, Any]:
+
+def check_parity(reference: EarsightSpeech, tested: EarsightSpeech, work: Work, batch: int) -> dict[str, Any]:
     """Compare a provider and precision with float32 on the CPU.
 
     Args:
@@ -148,7 +135,7 @@ def same_shares(expected: NBest, found: NBest) -> tuple[float, float]:
     return float(np.mean(same)), float(np.mean(best))
 
 
-def measure_speech(speech: DeviceSpeech, work: Work, batch: int) -> dict[str, Any]:
+def measure_speech(speech: EarsightSpeech, work: Work, batch: int) -> dict[str, Any]:
     """Time encoder, prompt, step and everything around them for one batch.
 
     Returns:
@@ -160,20 +147,23 @@ def measure_speech(speech: DeviceSpeech, work: Work, batch: int) -> dict[str, An
     watch = Stopwatch()
     for _ in range(work.rounds):
         speech.run(features, work.workload, watch)
-    seconds = summarize(whole_seconds(watch)).median
+    stages = {name: summary.to_dict() for name, summary in watch.summaries().items()}
+    seconds = summarize(whole_seconds(stages)).median
+    model = speech.model
     return {
         "precision": speech.precision,
         "batch": batch,
-        "stages": {name: summary.to_dict() for name, summary in watch.summaries().items()},
+        "stages": stages,
         "median_s": seconds,
         "utterances_per_second": batch / seconds,
-        "memory_bytes": gpu_memory(speech.sessions.device_id) if speech.sessions.device == "cuda" else None,
+        "memory_bytes": gpu_memory(model.device_id) if model.device == "cuda" else None,
     }
 
 
-def whole_seconds(watch: Stopwatch) -> list[float]:
+def whole_seconds(stages: Mapping[str, Any]) -> list[float]:
     """Return encoder plus decoding of every run, seconds."""
-    return [sum(parts) for parts in zip(watch.raw("encoder"), watch.raw("decoding"), strict=True)]
+    parts = zip(stages["encoder"]["raw_s"], stages["decoding"]["raw_s"], strict=True)
+    return [encoder + decoding for encoder, decoding in parts]
 
 
 def step_floor(work: Work, precision: str, batch: int, bandwidth: int) -> dict[str, Any]:
@@ -185,14 +175,9 @@ def step_floor(work: Work, precision: str, batch: int, bandwidth: int) -> dict[s
         batch: Utterances.
         bandwidth: Bytes per second; 0 where it is not known.
     """
-    geometry = read_geometry(work.bundle / "whisper")
-    workload = work.workload
-    graph = Bundle.open(work.bundle).verified(graph_path("decoder_model", precision))
-    item = HALF_BYTES if precision == "fp16" else DEFAULT_BYTES
-    read = cross_bytes(geometry, batch) + cache_bytes(
-        geometry, batch, len(workload.prompt), workload.beams, workload.steps
-    )
-    size = weight_bytes(graph) + read * item // DEFAULT_BYTES
+    parts = step_bytes(work.bundle, precision, read_geometry(work.bundle / "whisper"), work.workload, batch)
+    read = parts["cross_attention"] + parts["cache"]  # in float32
+    size = parts["weights"] + (read // 2 if precision == "fp16" else read)
     return {"step_bytes": size, "floor_s": size / bandwidth if bandwidth else None}
 
 
@@ -205,8 +190,7 @@ def check_copies(work: Work, precision: str, provider: Provider, settings: Sessi
     short = replace(work, workload=replace(work.workload, steps=min(8, work.workload.steps)))
     with tempfile.TemporaryDirectory(prefix="earsight-") as folder:
         traced = SessionFactory(provider, replace(settings, trace=Path(folder) / "trace"))
-        speech = DeviceSpeech(precision, traced)
-        speech.load(work.bundle, short.workload)
+        speech = work.speech(precision, traced)
         cross = speech.model.encode(short.features(1))
         speech.run(short.features(1), short.workload, Stopwatch())
         copies = read_copies(Path(speech.model.decoder.end_profiling()))
@@ -221,23 +205,21 @@ def check_copies(work: Work, precision: str, provider: Provider, settings: Sessi
 
 
 def measure_texts(
-    work: Work, precision: str, sessions: SessionFactory, counts: Sequence[int], batch_size: int
-) -> dict[int, list[float]]:
+    work: Work, precision: str, sessions: SessionFactory, counts: Sequence[int]
+) -> dict[str, Any]:
     """Time CLIP's text encoder, tokenisation included.
 
     Returns:
-        For every number of texts the raw seconds.
+        `precision`, and `raw_s`: for every number of texts the raw seconds.
     """
     encoder = TextEncoder(Bundle.open(work.bundle), precision, sessions)
-    raw: dict[int, list[float]] = {}
+    limits = sessions.settings.engines.limits
+    largest = limits.texts if limits and sessions.provider == "tensorrt" else max(counts)
+    raw: Raw = {}
     for count in counts:
-        texts = short_captions(count, work.seed)
-        watch = Stopwatch(discard=work.warm_up)
-        for _ in range(work.warm_up + work.rounds):
-            with watch.lap("whole"):
-                encoder(texts, batch_size=min(count, batch_size))
-        raw[count] = watch.raw("whole")
-    return raw
+        run = partial(encoder, short_captions(count, work.seed), batch_size=min(count, largest))
+        raw[str(count)] = work.timed(run)
+    return {"precision": precision, "raw_s": raw}
 
 
 def gpu_memory(device_id: int) -> int | None:
@@ -248,8 +230,3 @@ def gpu_memory(device_id: int) -> int | None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     text = done.stdout.strip()
     return int(text) * 2**20 if done.returncode == 0 and text.isdigit() else None
-
-
-def release() -> None:
-    """Free sessions that are no longer referenced, and with them their GPU memory."""
-    gc.collect()

@@ -3,37 +3,17 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bench.measure.timing import nearest_rank
+
 MILLISECONDS = 1000.0
-MICROSECONDS = 1e6
 GIBIBYTE = 2**30
 
 
 def render(report: Mapping[str, Any]) -> str:
     """Return the whole report as text."""
-    lines = [
-        *_head(report),
-        "",
-        *_parity(report),
-        "",
-        *_speech(report),
-        "",
-        *_steps(report),
-        "",
-        *_attention(report),
-        "",
-        *_texts(report),
-        "",
-        *_copies(report),
-    ]
-    lines += [
-        "",
-        *_placement(report),
-        "",
-        *_torch(report),
-        "",
-        f"passed: {'yes' if report['passed'] else 'NO'}",
-    ]
-    return "\n".join(lines)
+    tables = (_head, _parity, _speech, _steps, _texts, _copies, _placement, _torch)
+    parts = ["\n".join(table(report)) for table in tables]
+    return "\n\n".join([*parts, f"passed: {'yes' if report['passed'] else 'NO'}"])
 
 
 def _head(report: Mapping[str, Any]) -> Iterator[str]:
@@ -48,27 +28,23 @@ def _parity(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'parity with CPU fp32':<22}{titles}"
     for entry in report["parity"]:
         same = f"{entry['identical_hypotheses']:>13.0%}{entry['identical_best']:>11.0%}"
-        yield (
-            f"{entry['precision']:<22}{entry['prompt_difference']:>15.1e}{entry['tolerance']:>10.0e}{same}"
-            f"  {_word(entry['passed'])}"
-        )
+        difference = f"{entry['prompt_difference']:>15.1e}{entry['tolerance']:>10.0e}"
+        yield f"{entry['precision']:<22}{difference}{same}  {_word(entry['passed'])}"
 
 
 def _speech(report: Mapping[str, Any]) -> Iterator[str]:
     names = ("encoder", "prompt", "step", "decoding")
-    yield (
-        f"{'median, ms':<8}{'batch':>6}{''.join(f'{name:>10}' for name in names)}{'floor/step':>12}"
-        f"{'utterances/s':>14}{'GPU GiB':>9}"
-    )
+    titles = "".join(f"{name:>10}" for name in names)
+    yield f"{'median, ms':<8}{'batch':>6}{titles}{'floor/step':>12}{'utterances/s':>14}{'GPU GiB':>9}"
     for entry in report["speech"]:
-        medians = [_median(entry["stages"].get(name)) for name in names]
-        floor, memory = entry["floor_s"], entry["memory_bytes"]
-        yield (
-            f"{entry['precision']:<10}{entry['batch']:>6}{''.join(f'{value:>10}' for value in medians)}"
-            f"{'-' if floor is None else f'{floor * MILLISECONDS:.3f}':>12}"
-            f"{entry['utterances_per_second']:>14.1f}"
-            f"{'-' if memory is None else f'{memory / GIBIBYTE:.2f}':>9}"
-        )
+        stages, memory = entry["stages"], entry["memory_bytes"]
+        medians = [
+            stages[name]["percentiles"]["p50"]["seconds"] if name in stages else None for name in names
+        ]
+        times = "".join(f"{_milliseconds(seconds, 2):>10}" for seconds in medians)
+        gibibytes = "-" if memory is None else f"{memory / GIBIBYTE:.2f}"
+        rate = f"{entry['utterances_per_second']:>14.1f}{gibibytes:>9}"
+        yield f"{entry['precision']:<10}{entry['batch']:>6}{times}{_milliseconds(entry['floor_s']):>12}{rate}"
 
 
 def _steps(report: Mapping[str, Any]) -> Iterator[str]:
@@ -80,7 +56,7 @@ def _steps(report: Mapping[str, Any]) -> Iterator[str]:
             medians, floor = row["median_s"], row["floor_s"]
             found = "".join(f"{_milliseconds(medians.get(form)):>12}" for form in forms)
             ratio = f"{min(medians.values()) / floor:.1f}" if floor and medians else "-"
-            yield (f"{steps['precision']:<10}{row['batch']:>6}{found}{_milliseconds(floor):>10}{ratio:>12}")
+            yield f"{steps['precision']:<10}{row['batch']:>6}{found}{_milliseconds(floor):>10}{ratio:>12}"
         for form in forms[1:]:
             state = steps["forms"][form]
             if "left_out" in state:
@@ -90,36 +66,11 @@ def _steps(report: Mapping[str, Any]) -> Iterator[str]:
                 yield f"  {steps['precision']} {form}: {same}  {_word(state['passed'])}"
 
 
-def _attention(report: Mapping[str, Any]) -> Iterator[str]:
-    forms = ("growing", "fixed", "indirect")
-    titles = "".join(f"{form:>12}" for form in forms)
-    yield f"{'self-attention, microseconds a layer':<38}{titles}  (indirect: DecoderMaskedMultiHeadAttention)"
-    left_out: dict[str, str] = {}
-    for entry in report["attention"]:
-        work = entry["work"]
-        cells = []
-        for form in forms:
-            state = entry["forms"][form]
-            if "left_out" in state:
-                left_out[form] = state["left_out"]
-                cells.append(f"{'-':>12}")
-            else:
-                cells.append(f"{state['median_s'] / work['layers'] * MICROSECONDS:>12.1f}")
-        name = f"batch {work['batch']}, after {work['tokens']} tokens"
-        yield f"  {name:<36}{''.join(cells)}"
-    for form, reason in left_out.items():
-        yield f"  {form}: not measured ({reason})"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * MILLISECONDS:.3f}"
-
-
 def _texts(report: Mapping[str, Any]) -> Iterator[str]:
     texts = report["texts"]
     yield f"CLIP text, {texts['precision']}"
     for count, raw in texts["raw_s"].items():
-        middle = sorted(raw)[(len(raw) - 1) // 2]
+        middle = nearest_rank(sorted(raw), 50)
         yield f"  {count:>5} texts {middle * MILLISECONDS:>10.3f} ms {int(count) / middle:>12.0f} texts/s"
 
 
@@ -128,10 +79,8 @@ def _copies(report: Mapping[str, Any]) -> Iterator[str]:
     for entry in report["copies"]:
         kept = [copy for copy in entry["copies"] if copy["is_cache"]]
         others = sum(copy["count"] for copy in entry["copies"]) - sum(copy["count"] for copy in kept)
-        yield (
-            f"  {entry['precision']:<8} {len(kept)} tensors; {others} copies of other tensors  "
-            f"{_word(entry['passed'])}"
-        )
+        found = f"{len(kept)} tensors; {others} copies of other tensors"
+        yield f"  {entry['precision']:<8} {found}  {_word(entry['passed'])}"
 
 
 def _placement(report: Mapping[str, Any]) -> Iterator[str]:
@@ -154,8 +103,8 @@ def _torch(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {entry['what']:<18}{entry['value']:>7.2f}  [{low:.2f}, {high:.2f}]{wanted}"
 
 
-def _median(stage: Mapping[str, Any] | None) -> str:
-    return "-" if stage is None else f"{stage['percentiles']['p50']['seconds'] * MILLISECONDS:.2f}"
+def _milliseconds(seconds: float | None, digits: int = 3) -> str:
+    return "-" if seconds is None else f"{seconds * MILLISECONDS:.{digits}f}"
 
 
 def _word(passed: bool | None) -> str:

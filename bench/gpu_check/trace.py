@@ -1,16 +1,17 @@
 """What onnxruntime's trace says of copies between host and device."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 COPIES: Final = ("MemcpyFromHost", "MemcpyToHost")
 CACHE_RANK: Final = 4  # keys and values are (batch, heads, length, head size); nothing else of a decoder is
+_RUN: Final = "_kernel_time"  # ends the name of a node's run; the name of a wait for it ends otherwise
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Copy:
     """One kind of copy, of one tensor in one graph.
 
@@ -24,9 +25,9 @@ class Copy:
 
     node: str
     direction: str
-    count: int
-    shape: tuple[int, ...]
-    microseconds: int
+    count: int = 0
+    shape: tuple[int, ...] = ()
+    microseconds: int = 0
 
     @property
     def is_cache(self) -> bool:
@@ -34,15 +35,8 @@ class Copy:
         return len(self.shape) == CACHE_RANK and prod(self.shape) > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return {
-            "node": self.node,
-            "direction": self.direction,
-            "count": self.count,
-            "shape": list(self.shape),
-            "microseconds": self.microseconds,
-            "is_cache": self.is_cache,
-        }
+        """Return the fields by name, and the verdict."""
+        return asdict(self) | {"is_cache": self.is_cache}
 
 
 def read_copies(trace: Path) -> list[Copy]:
@@ -59,22 +53,14 @@ def read_copies(trace: Path) -> list[Copy]:
         details = event.get("args", {})
         if event.get("cat") != "Node" or details.get("op_name") not in COPIES:
             continue
-        if not event["name"].endswith("_kernel_time"):
+        if not event["name"].endswith(_RUN):
             continue
-        node = event["name"].removesuffix("_kernel_time")
-        shape = _largest([*details.get("input_type_shape", []), *details.get("output_type_shape", [])])
-        known = found.get(node, Copy(node, details["op_name"], 0, (), 0))
-        found[node] = Copy(
-            node,
-            known.direction,
-            known.count + 1,
-            max(known.shape, shape, key=lambda sizes: (len(sizes) > 0, prod(sizes))),
-            known.microseconds + int(event.get("dur", 0)),
-        )
+        node = event["name"].removesuffix(_RUN)
+        copy = found.setdefault(node, Copy(node, details["op_name"]))
+        copy.count += 1
+        copy.microseconds += int(event.get("dur", 0))
+        # Lists like [{"float16": [1, 12, 5, 64]}].
+        typed = [*details.get("input_type_shape", []), *details.get("output_type_shape", [])]
+        shapes = [tuple(shape) for entry in typed for shape in entry.values()]
+        copy.shape = max(copy.shape, *shapes, key=lambda sizes: (len(sizes) > 0, prod(sizes)))
     return list(found.values())
-
-
-def _largest(typed: list[dict[str, list[int]]]) -> tuple[int, ...]:
-    """Return the largest shape of onnxruntime's lists like [{"float16": [1, 12, 5, 64]}]."""
-    shapes = [tuple(shape) for entry in typed for shape in entry.values()]
-    return max(shapes, key=prod, default=())

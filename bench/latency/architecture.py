@@ -127,10 +127,9 @@ def _measure_speech(
         for name in ours
     }
     with tempfile.TemporaryDirectory(prefix="earsight-") as folder:
-        features = str(
-            random_features(geometry, settings.batch, settings.seed, Path(folder), workload.speech)
-        )
-        request: dict[str, dict[str, Any]] = {name: {"features": features} for name in systems}
+        features = Path(folder) / "features.npy"
+        np.save(features, random_features(geometry, settings.batch, settings.seed, workload.speech))
+        request: dict[str, dict[str, Any]] = {name: {"features": str(features)} for name in systems}
         with started("speech", systems, folders, settings.threads, {"workload": workload.to_dict()}) as (
             workers,
             results,

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.measure.timing import LatencySummary, ratio_of_medians, summarize
+from bench.peers.base import Features
 from bench.peers.driver import Kind, Worker, converted
 from bench.peers.models import ModelFolders
 from runtime.errors import SettingsError
@@ -196,21 +197,16 @@ def agreement(results: dict[str, SystemResult], reference: str) -> dict[str, flo
     return shares
 
 
-def random_features(
-    geometry: dict[str, Any], batch: int, seed: int, folder: Path, speech: float = 1.0
-) -> Path:
-    """Write reproducible log-mel features (batch, mels, frames) and return the file.
+def random_features(geometry: dict[str, Any], batch: int, seed: int, speech: float = 1.0) -> Features:
+    """Return reproducible log-mel features (batch, mels, frames).
 
     Args:
         geometry: `mels` and `frames`.
         batch: Utterances.
         seed: Of the noise.
-        folder: Where the file goes.
         speech: Share of the window that holds noise; behind it is padding, all of one value.
     """
     shape = (batch, geometry["mels"], geometry["frames"])
     features = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     features[:, :, round(speech * geometry["frames"]) :] = PADDING_LOG_MEL
-    path = folder / f"features-{batch}-{seed}.npy"
-    np.save(path, features)
-    return path
+    return features

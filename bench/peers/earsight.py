@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -80,7 +80,7 @@ class EarsightSpeech:
         self.precision = precision
         self.name = f"{self.system}-{precision}"
         self._bundle: Bundle | None = None
-        self._model: Any = None
+        self.model: Any = None
 
     def convert(self, checkpoint: Path, folder: Path) -> None:
         """Note where the bundle lies; here `checkpoint` is the bundle folder."""
@@ -88,15 +88,20 @@ class EarsightSpeech:
 
     def load(self, folder: Path, workload: Workload) -> None:
         """Verify the bundle and create the sessions of encoder and decoder."""
-        self._bundle = Bundle.open(folder / "bundle")
         provider = select_provider("openvino" if self.precision == "bf16" else "cpu")
         sessions = SessionFactory(provider, SessionSettings(threads=workload.threads))
-        self._model = WhisperModel.of_bundle(self._bundle, self.precision, sessions, self.window)
-        self._model.decoder = TimedSession(self._model.decoder)
+        self.open(Bundle.open(folder / "bundle"), sessions)
+
+    def open(self, bundle: Bundle, sessions: SessionFactory, kind: type[WhisperModel] = WhisperModel) -> Self:
+        """Create the sessions of encoder and decoder on a provider of choice."""
+        self._bundle = bundle
+        self.model = kind.of_bundle(bundle, self.precision, sessions, self.window)
+        self.model.decoder = TimedSession(self.model.decoder)
+        return self
 
     def run(self, features: Features, workload: Workload, watch: Stopwatch) -> NBest:
         """Encode, then search; stages of the decoding come with it."""
-        model, tokens = self._model, self._model.tokens
+        model, tokens = self.model, self.model.tokens
         never = (workload.end_of_text,) if workload.fixed_length else ()
         suppress = (*tokens.suppress_tokens, *never)
         rules = TokenRules(tokens.vocab_size, suppress, tokens.begin_suppress_tokens)
@@ -120,15 +125,15 @@ class EarsightSpeech:
 
     def encode(self, features: Features, workload: Workload) -> CrossAttention:  # noqa: ARG002
         """Encode the whole window."""
-        cross: CrossAttention = self._model.encode(features)
+        cross: CrossAttention = self.model.encode(features)
         return cross
 
     def details(self) -> dict[str, Any]:
         """Return the providers really used and the bundle's hash."""
         assert self._bundle is not None, "load comes before details"
         return {
-            "encoder_providers": list(self._model.encoder.get_providers()),
-            "decoder_providers": list(self._model.decoder.get_providers()),
+            "encoder_providers": list(self.model.encoder.get_providers()),
+            "decoder_providers": list(self.model.decoder.get_providers()),
             "bundle": self._bundle.name,
             "bundle_sha256": self._bundle.digest,
         }
@@ -142,8 +147,8 @@ class EarsightShortWindow(EarsightSpeech):
 
     def encode(self, features: Features, workload: Workload) -> CrossAttention:
         """Encode what the speech needs of the window."""
-        samples = round(workload.speech * self._model.features.n_samples)
-        cross: CrossAttention = self._model.encode(features, self._model.leading_positions(samples))
+        samples = round(workload.speech * self.model.features.n_samples)
+        cross: CrossAttention = self.model.encode(features, self.model.leading_positions(samples))
         return cross
 
 

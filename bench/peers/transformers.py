@@ -89,7 +89,7 @@ def mixin_generate(model: Any, encoder_outputs: Any, utterances: int, workload: 
     return GenerationMixin.generate(
         model,
         encoder_outputs=encoder_outputs,
-        decoder_input_ids=torch.tensor([list(workload.prompt)] * utterances),
+        decoder_input_ids=torch.tensor([list(workload.prompt)] * utterances, device=model.device),
         num_beams=workload.beams,
         num_return_sequences=workload.beams,
         min_new_tokens=workload.steps if workload.fixed_length else None,

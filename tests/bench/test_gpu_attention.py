@@ -1,17 +1,24 @@
 """The three forms of a step's self-attention compute the same, on the provider that is here."""
 
+import json
+
 import numpy as np
 import pytest
 
-from bench.gpu_check.attention import (
+from runtime.sessions.factory import Provider, SessionSettings
+from tests.tools.gpu_attention import (
+    FILE_NAME,
     FORMS,
+    TOKENS,
     AttentionWork,
     attention_model,
     bound_run,
     make_history,
     measure_attention,
+    parse_args,
+    run,
+    table,
 )
-from runtime.sessions.factory import Provider, SessionSettings
 
 WORK = AttentionWork(batch=2, beams=3, prompt=4, tokens=5, layers=2, heads=2, head_dim=8, half=False)
 SETTINGS = SessionSettings(threads=1)
@@ -80,6 +87,22 @@ def test_a_form_that_does_not_run_is_left_out_with_the_reason(monkeypatch):
     def refuse(form, *rest):
         raise RuntimeError("no\nkernel")
 
-    monkeypatch.setattr("bench.gpu_check.attention.bound_run", refuse)
+    monkeypatch.setattr("tests.tools.gpu_attention.bound_run", refuse)
     found = measure_attention(WORK, Provider("cpu"), SETTINGS, rounds=1)
     assert found["forms"] == {form: {"left_out": "no kernel"} for form in FORMS}
+    lines = list(table([found]))
+    assert [line for line in lines if "not measured" in line] == [
+        f"  {form}: not measured (no kernel)" for form in FORMS
+    ]
+
+
+def test_the_command_measures_in_the_checkpoint_s_shapes(pocket_bundle, tmp_path, capsys):
+    options = ["--provider", "cpu", "--batches", "1", "2", "--beams", "2", "--rounds", "2"]
+    assert run(parse_args(["--bundle", str(pocket_bundle.folder), "--output", str(tmp_path), *options])) == 0
+    found = json.loads((tmp_path / FILE_NAME).read_text())["attention"]
+    works = [(entry["work"]["batch"], entry["work"]["tokens"]) for entry in found]
+    assert works == [(batch, tokens) for batch in (1, 2) for tokens in TOKENS]
+    for entry in found:
+        assert entry["work"]["half"] is False
+        assert all(len(state["seconds"]) == 2 for state in entry["forms"].values())
+    assert "batch 2, after 256 tokens" in capsys.readouterr().out

@@ -7,9 +7,10 @@ import sys
 import onnxruntime as ort
 import pytest
 
-from bench.commands.gpu_check import FILE_NAME, numbers, write_report
+from bench.commands.gpu_check import FILE_NAME, numbers
+from bench.commands.latency import write_report
 from bench.commands.main import main
-from bench.gpu_check.check import ATTENTION_TOKENS, Plan, check
+from bench.gpu_check.check import Plan, check
 from bench.gpu_check.measurements import TOLERANCES, Work
 from bench.gpu_check.table import render
 from bench.gpu_check.trace import read_copies
@@ -81,15 +82,6 @@ def test_the_forms_of_a_step_are_compared(report):
     assert "fp32 recorded: not measured (the provider cpu records no graphs)" in text
 
 
-def test_the_forms_of_attention_are_measured_in_the_checkpoint_s_shapes(report):
-    works = [(entry["work"]["batch"], entry["work"]["tokens"]) for entry in report["attention"]]
-    assert works == [(batch, tokens) for batch in (1, 2) for tokens in ATTENTION_TOKENS]
-    for entry in report["attention"]:
-        assert entry["work"]["half"] is False
-        assert all(len(state["seconds"]) == 2 for state in entry["forms"].values())
-    assert "batch 2, after 256 tokens" in render(report)
-
-
 def test_a_step_is_set_against_its_floor(report):
     (steps,) = report["steps"]
     row = {**steps["rows"][0], "floor_s": 0.001, "median_s": {"growing": 0.004, "fixed": 0.002}}
@@ -127,12 +119,12 @@ def test_the_table_and_the_file(report, tmp_path):
     assert "parity with CPU fp32" in text
     assert "passed: yes" in text
     assert "PyTorch float16 on this GPU: not measured" in text
-    assert json.loads(write_report(report, tmp_path / "a" / "b").read_text()) == json.loads(
+    assert json.loads(write_report(report, tmp_path / "a" / "b", FILE_NAME).read_text()) == json.loads(
         json.dumps(report)
     )
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=FILE_NAME):
-        write_report(report, tmp_path / "file")
+        write_report(report, tmp_path / "file", FILE_NAME)
 
 
 def test_a_failed_check_shows():
@@ -153,7 +145,6 @@ def test_a_failed_check_shows():
             "parity": [],
             "speech": [],
             "steps": [],
-            "attention": [],
             "texts": {"precision": "fp16", "raw_s": {"64": [0.001]}},
             "copies": [],
             "placement": {},

@@ -1,5 +1,7 @@
 """Self-attention of one decoder step, three ways: which of them should hold the beams' histories?
 
+    python -m tests.tools.gpu_attention --bundle models/whisper-small --half --output reports/gpu
+
 - growing: the project's graph. One cache for all beams of an utterance, a mask tells which entries a beam
   descends from, and every step returns a longer cache.
 - fixed: the same in a buffer that a step writes into (`export.graphs.fixed_decoder`).
@@ -7,22 +9,41 @@
   for every position in whose cache to look.
 
 Each is a chain of layers that hold nothing but this attention, over the same history, so that their outputs
-agree and their times can be compared.
+agree and their times can be compared. Shapes and prompt are those of the bundle's Whisper, the numbers
+random. Prints a table and writes `gpu_attention.json` with the raw seconds.
 """
 
-from collections.abc import Callable, Mapping
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from bench.measure.system_info import system_info
 from bench.measure.timing import Stopwatch, summarize
-from runtime.sessions.factory import Provider, SessionSettings, provider_list, session_options
+from bench.peers.models import make_workload
+from runtime.bundle.json_files import read_json_object
+from runtime.commands.console import run_guarded
+from runtime.sessions.factory import (
+    Provider,
+    SessionSettings,
+    provider_list,
+    select_provider,
+    session_options,
+)
 from runtime.whisper.lineage import HIDDEN
+from runtime.write_whole import write_json
 
 FORMS: Final = ("growing", "fixed", "indirect")
+TOKENS: Final = (16, 64, 256)  # generated before the step
+LAYERS: Final = 4  # enough to see a layer's time; all layers of the largest would fill the memory
+FILE_NAME: Final = "gpu_attention.json"
+MICROSECONDS: Final = 1e6
 _MICROSOFT: Final = "com.microsoft"
 _OPSET: Final = 18
 _IR_VERSION: Final = 9
@@ -65,6 +86,27 @@ class AttentionWork:
         held = self.beams * (self.prompt + self.tokens) if form == "indirect" else self.entries
         width = self.heads * self.head_dim * (2 if self.half else 4)
         return 2 * self.layers * self.batch * held * width
+
+
+def works_of(bundle: Path, beams: int, batches: Sequence[int], half: bool) -> list[AttentionWork]:
+    """Return the steps to measure, in the shapes of the bundle's Whisper."""
+    config = read_json_object(bundle / "whisper" / "config.json")
+    heads = int(config["decoder_attention_heads"])
+    prompt = make_workload(bundle / "whisper", steps=1, beams=beams, threads=1).prompt
+    return [
+        AttentionWork(
+            batch=batch,
+            beams=beams,
+            prompt=len(prompt),
+            tokens=tokens,
+            layers=min(int(config["decoder_layers"]), LAYERS),
+            heads=heads,
+            head_dim=int(config["d_model"]) // heads,
+            half=half,
+        )
+        for batch in batches
+        for tokens in TOKENS
+    ]
 
 
 def measure_attention(
@@ -261,7 +303,7 @@ def attention_model(form: str, work: AttentionWork) -> bytes:
     return serialised
 
 
-def _masked_layer(form: str, work: AttentionWork, i: int, states: str, nodes: list[Any]) -> str:  # noqa: ARG001
+def _masked_layer(form: str, work: AttentionWork, i: int, states: str, nodes: list[Any]) -> str:
     """Append what `export.modules.whisper.DecoderLayer` does between its projections."""
     from onnx import helper
 
@@ -282,7 +324,7 @@ def _masked_layer(form: str, work: AttentionWork, i: int, states: str, nodes: li
     return f"states_{i}"
 
 
-def _indirect_layer(form: str, work: AttentionWork, i: int, states: str, nodes: list[Any]) -> str:  # noqa: ARG001
+def _indirect_layer(form: str, work: AttentionWork, i: int, states: str, nodes: list[Any]) -> str:
     from onnx import helper
 
     inputs = [states, "key", "value", "", "", f"past_key_{i}", f"past_value_{i}"]
@@ -298,3 +340,55 @@ def _indirect_layer(form: str, work: AttentionWork, i: int, states: str, nodes: 
         )
     )
     return f"states_{i}"
+
+
+def table(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the table of `measure_attention`'s results."""
+    titles = "".join(f"{form:>12}" for form in FORMS)
+    yield f"{'self-attention, microseconds a layer':<38}{titles}  (indirect: DecoderMaskedMultiHeadAttention)"
+    left_out: dict[str, str] = {}
+    for entry in entries:
+        work, cells = entry["work"], ""
+        for form, state in entry["forms"].items():
+            if "left_out" in state:
+                left_out[form] = state["left_out"]
+                cells += f"{'-':>12}"
+            else:
+                cells += f"{state['median_s'] / work['layers'] * MICROSECONDS:>12.1f}"
+        name = f"batch {work['batch']}, after {work['tokens']} tokens"
+        yield f"  {name:<36}{cells}"
+    for form, reason in left_out.items():
+        yield f"  {form}: not measured ({reason})"
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.tools.gpu_attention",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", type=Path, required=True, help="whose shapes are taken")
+    parser.add_argument("--output", type=Path, required=True, help=f"folder for {FILE_NAME}")
+    parser.add_argument(
+        "--provider", choices=("cuda", "cpu"), default="cuda"
+    )  # TensorRT has no such operator
+    parser.add_argument("--device", type=int, default=0, help="number of the GPU")
+    parser.add_argument("--half", action="store_true", help="float16")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--beams", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    provider, settings = select_provider(args.provider, device_id=args.device), SessionSettings()
+    works = works_of(args.bundle, args.beams, args.batches, args.half)
+    entries = [measure_attention(work, provider, settings, args.rounds) for work in works]
+    print("\n".join(table(entries)))
+    report = {"system": system_info(), **provider.to_dict(), "rounds": args.rounds, "attention": entries}
+    write_json(args.output / FILE_NAME, report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded("python -m tests.tools.gpu_attention", lambda: run(parse_args())))
