@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.manifest.columns import EXPECTED_COLUMNS, field_of, listed, plain
-from runtime.bundle.json_files import parse_json
+from runtime.bundle.json_files import parse_row
 from runtime.errors import ManifestError
 
 JSONL_SUFFIXES: Final = frozenset({".jsonl", ".ndjson", ".json"})
@@ -78,18 +78,8 @@ def _jsonl_rows(path: Path, text: str) -> Rows:
     for line, content in enumerate(_LINE_END.split(text), start=1):
         if not content.strip():
             continue
-        try:
-            row = parse_json(content)
-        except ValueError as error:
-            raise ManifestError(
-                f"{path}:{line}: not JSON ({error}); expected one object a line with {EXPECTED_COLUMNS}"
-            ) from error
-        if not isinstance(row, dict):
-            raise ManifestError(
-                f"{path}:{line}: expected one JSON object a line with {EXPECTED_COLUMNS}, "
-                f"got a {type(row).__name__}"
-            )
-        yield line, row
+        expected = f"one JSON object a line with {EXPECTED_COLUMNS}"
+        yield line, parse_row(f"{path}:{line}", content, ManifestError, expected)
 
 
 def _csv_rows(path: Path, text: str) -> Rows:

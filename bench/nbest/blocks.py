@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench.manifest import Utterance
 from bench.nbest.failures import Failure, failure_from
 from bench.nbest.file import utterance_from
 from bench.nbest.records import NBestHeader, NBestUtterance
-from runtime.bundle.json_files import parse_json
+from runtime.bundle.json_files import parse_json, parse_row
 from runtime.errors import NBestFileError, OutputError
-from runtime.write_whole import write_whole
+from runtime.write_whole import write_text
 
 BLOCK: Final = 8  # rows: some seconds of work, which a kill costs at most
 SCHEMA: Final = "earsight.nbest-part/1"
@@ -99,13 +99,8 @@ class PartFolder:
             "failed": [result.id for result in results if isinstance(result, Failure)],
         }
         rows = ({"failure" if isinstance(r, Failure) else "utterance": r.to_dict()} for r in results)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error.strerror or error}") from error
-        with write_whole(self.path(block.number)) as beside, beside.open("w", encoding="utf-8") as file:
-            for row in (header, *rows):
-                file.write(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n")
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in (header, *rows))
+        write_text(self.path(block.number), "".join(f"{line}\n" for line in lines))
 
     def holds(self, block: Block, *, failures: bool) -> bool:
         """Whether there is a part with every row of a block.
@@ -167,13 +162,10 @@ class PartFolder:
 
 
 def _result(place: str, content: str) -> Result:
-    try:
-        row: Any = parse_json(content)
-    except ValueError as error:
-        raise NBestFileError(f"{place}: cannot be read as JSON: {error}; delete the file") from error
-    if isinstance(row, dict) and "failure" in row:
+    row = parse_row(place, content, NBestFileError, "an utterance or a failure; delete the file")
+    if "failure" in row:
         return failure_from(place, row["failure"])
-    if not isinstance(row, dict) or not isinstance(row.get("utterance"), dict):
+    if not isinstance(row.get("utterance"), dict):
         raise NBestFileError(f"{place}: neither an utterance nor a failure; delete the file")
     return utterance_from(place, row["utterance"])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.nbest.records import SCHEMA, NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
-from runtime.bundle.json_files import parse_json
+from runtime.bundle.json_files import parse_row
 from runtime.errors import NBestFileError
 
 LARGEST_NUMBER: Final = 1e6  # of scores, cosines and seconds; what is larger is damaged, and overflows sums
@@ -43,10 +43,11 @@ def read_nbest(path: str | Path) -> NBestFile:
     utterances: list[NBestUtterance] = []
     line_of: dict[str, int] = {}
     for line, content in lines:
-        utterance = utterance_from(f"{path}:{line}", row_of(path, line, content))
+        place = f"{path}:{line}"
+        utterance = utterance_from(place, parse_row(place, content, NBestFileError))
         if utterance.id in line_of:
             raise NBestFileError(
-                f"{path}:{line}: id {utterance.id!r} was used before on line {line_of[utterance.id]}"
+                f"{place}: id {utterance.id!r} was used before on line {line_of[utterance.id]}"
             )
         line_of[utterance.id] = line
         utterances.append(utterance)
@@ -74,28 +75,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield line, content
 
 
-def row_of(path: Path, line: int, content: str) -> dict[str, Any]:
-    """Read one line.
-
-    Raises:
-        NBestFileError: It is no JSON object; the message starts with `file:line`.
-    """
-    try:
-        row = parse_json(content)
-    except ValueError as error:
-        raise NBestFileError(f"{path}:{line}: cannot be read as JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise NBestFileError(f"{path}:{line}: expected a JSON object, got a {type(row).__name__}")
-    return row
-
-
 def header_from(path: Path, line: int, content: str) -> NBestHeader:
     """Read the first line.
 
     Raises:
         NBestFileError: It is no header of this schema; the message starts with `file:line`.
     """
-    row = row_of(path, line, content)
+    row = parse_row(f"{path}:{line}", content, NBestFileError)
     if row.get("schema") != SCHEMA:
         raise NBestFileError(
             f"{path}:{line}: schema is {row.get('schema')!r}, expected {SCHEMA!r}; "

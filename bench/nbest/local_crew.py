@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from bench.nbest.blocks import Block, PartFolder, Result, Task, blocks_of, results_in_order
 from bench.nbest.crew import Cost, OpenPipeline, Pipeline, require_same
 from bench.nbest.records import NBestHeader
+from runtime.closing import Closing
 from runtime.errors import EarsightError, InferenceError, SettingsError
 
 MOST_DEATHS: Final = 5  # of workers at one block, or while they open their pipeline
@@ -62,7 +62,7 @@ class _Worker:
     block: Block | None = None
 
 
-class LocalCrew:
+class LocalCrew(Closing):
     """Processes that share the work; a context manager.
 
     Attributes:
@@ -185,14 +185,6 @@ class LocalCrew:
             worker.process.join()
             worker.connection.close()
         self._workers.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _send(worker: _Worker) -> None:

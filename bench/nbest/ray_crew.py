@@ -11,14 +11,14 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 
 from bench.nbest.blocks import Block, PartFolder, Result, Task, blocks_of, results_in_order
 from bench.nbest.crew import Cost, OpenPipeline, Pipeline, require_same
 from bench.nbest.records import NBestHeader
+from runtime.closing import Closing
 from runtime.errors import EarsightError, ProviderError, SettingsError
 
 try:
@@ -51,7 +51,7 @@ class Actor:
         return block.number, self._worker.header, self._worker.do(block, self._parts)
 
 
-class RayCrew:
+class RayCrew(Closing):
     """Actors that share the work; a context manager.
 
     Attributes:
@@ -159,14 +159,6 @@ class RayCrew:
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         ray.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _join(address: str) -> None:

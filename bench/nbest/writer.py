@@ -6,16 +6,17 @@ Each line is written and flushed on its own: a torn last line is cut off, the re
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from bench.nbest.file import header_from, row_of, utterance_from
+from bench.nbest.file import header_from, utterance_from
 from bench.nbest.records import NBestHeader, NBestUtterance
+from runtime.bundle.json_files import parse_row
+from runtime.closing import Closing
 from runtime.errors import NBestFileError, OutputError
 from runtime.write_whole import lock, write_whole
 
 
-class NBestWriter:
+class NBestWriter(Closing):
     """Writes an n-best file line by line, each flushed, and goes on where an earlier run stopped.
 
     Use as a context manager:
@@ -121,14 +122,6 @@ class NBestWriter:
         """Close the file."""
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _write_line(self, row: Mapping[str, Any]) -> None:
         rest = memoryview(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         try:
@@ -157,7 +150,8 @@ def _finished(path: Path, header: NBestHeader) -> tuple[dict[str, None], int]:
             if line == 1:
                 _refuse_other(path, header_from(path, 1, content), header)
             elif content.strip():
-                found[utterance_from(f"{path}:{line}", row_of(path, line, content)).id] = None
+                place = f"{path}:{line}"
+                found[utterance_from(place, parse_row(place, content, NBestFileError)).id] = None
     return found, keep
 
 

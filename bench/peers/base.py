@@ -104,12 +104,10 @@ class Peer(Protocol):
     Attributes:
         name: As in the report, precision included ("ctranslate2-int8").
         precision: Of the weights.
-        fewest_runs: Whether a run is so slow that it is repeated as little as possible.
     """
 
     name: str
     precision: str
-    fewest_runs: bool
 
     def convert(self, checkpoint: Path, folder: Path) -> None:
         """Write into `folder` what `load` needs. Nothing of this is measured."""

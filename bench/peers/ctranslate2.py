@@ -14,8 +14,6 @@ COMPUTE_TYPES = {"fp32": "float32", "int8": "int8"}
 class CTranslate2:
     """`ctranslate2.models.Whisper` on a CPU, converted from the same checkpoint."""
 
-    fewest_runs = False
-
     def __init__(self, precision: str) -> None:
         self.precision = precision
         self.name = f"ctranslate2-{precision}"

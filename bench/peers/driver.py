@@ -6,10 +6,10 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from bench.peers.base import PeerError, thread_environment
+from runtime.closing import Closing
 from runtime.write_whole import write_whole_folder
 
 Kind = Literal["speech", "text", "memory", "checkpoint", "pipeline"]
@@ -20,7 +20,7 @@ LAST_LINES = 3
 LOG = "conversion.log"
 
 
-class Worker:
+class Worker(Closing):
     """One measured system in its own process; a context manager.
 
     Args:
@@ -48,14 +48,6 @@ class Worker:
                 text=True,
                 encoding="utf-8",
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def ask(self, command: str, timeout: float = ANSWER_SECONDS, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for its answer.

@@ -69,22 +69,35 @@ def cpu_sessions(threads: int | None) -> SessionFactory:
     return SessionFactory(select_provider("cpu"), SessionSettings(threads=threads))
 
 
-class EarsightSpeech:
-    """`runtime.whisper.model.WhisperModel` with the checkpoint's token rules."""
+class _OfBundle:
+    """What is measured of a bundle.
 
-    fewest_runs = False
+    Args:
+        precision: Of its graphs.
+    """
+
     system = "earsight"
-    window: Window = "full"
 
     def __init__(self, precision: str) -> None:
         self.precision = precision
         self.name = f"{self.system}-{precision}"
-        self._bundle: Bundle | None = None
-        self.model: Any = None
+        self.bundle: Bundle | None = None
 
     def convert(self, checkpoint: Path, folder: Path) -> None:
         """Note where the bundle lies; here `checkpoint` is the bundle folder."""
         (folder / "bundle").symlink_to(checkpoint.resolve(), target_is_directory=True)
+
+    def details(self) -> dict[str, Any]:
+        """Return the bundle's name and hash."""
+        assert self.bundle is not None, "load comes before details"
+        return {"bundle": self.bundle.name, "bundle_sha256": self.bundle.digest}
+
+
+class EarsightSpeech(_OfBundle):
+    """`runtime.whisper.model.WhisperModel` with the checkpoint's token rules."""
+
+    window: Window = "full"
+    model: Any = None
 
     def load(self, folder: Path, workload: Workload) -> None:
         """Verify the bundle and create the sessions of encoder and decoder."""
@@ -94,7 +107,7 @@ class EarsightSpeech:
 
     def open(self, bundle: Bundle, sessions: SessionFactory, kind: type[WhisperModel] = WhisperModel) -> Self:
         """Create the sessions of encoder and decoder on a provider of choice."""
-        self._bundle = bundle
+        self.bundle = bundle
         self.model = kind.of_bundle(bundle, self.precision, sessions, self.window)
         self.model.decoder = TimedSession(self.model.decoder)
         return self
@@ -130,12 +143,10 @@ class EarsightSpeech:
 
     def details(self) -> dict[str, Any]:
         """Return the providers really used and the bundle's hash."""
-        assert self._bundle is not None, "load comes before details"
         return {
             "encoder_providers": list(self.model.encoder.get_providers()),
             "decoder_providers": list(self.model.decoder.get_providers()),
-            "bundle": self._bundle.name,
-            "bundle_sha256": self._bundle.digest,
+            **super().details(),
         }
 
 
@@ -152,32 +163,22 @@ class EarsightShortWindow(EarsightSpeech):
         return cross
 
 
-class EarsightText:
+class EarsightText(_OfBundle):
     """`runtime.clip.encoders.TextEncoder`, its tokeniser included."""
 
-    def __init__(self, precision: str) -> None:
-        self.precision = precision
-        self.name = f"earsight-{precision}"
-        self._bundle: Bundle | None = None
-        self._encoder: Any = None
-
-    def convert(self, checkpoint: Path, folder: Path) -> None:
-        """Note where the bundle lies; here `checkpoint` is the bundle folder."""
-        (folder / "bundle").symlink_to(checkpoint.resolve(), target_is_directory=True)
+    encoder: Any = None
 
     def load(self, folder: Path, threads: int) -> None:
         """Verify the bundle and create the session of the text encoder."""
-        self._bundle = Bundle.open(folder / "bundle")
-        self._encoder = TextEncoder(self._bundle, self.precision, cpu_sessions(threads))
+        self.bundle = Bundle.open(folder / "bundle")
+        self.encoder = TextEncoder(self.bundle, self.precision, cpu_sessions(threads))
 
     def run(self, work: TextWork, watch: Stopwatch) -> NDArray[np.float32]:
         """Tokenise, deduplicate, sort, embed."""
         with watch.lap("whole"):
-            embeddings: NDArray[np.float32] = self._encoder(list(work.texts))
+            embeddings: NDArray[np.float32] = self.encoder(list(work.texts))
         return embeddings
 
     def details(self) -> dict[str, Any]:
         """Return the providers really used and the bundle's hash."""
-        assert self._bundle is not None, "load comes before details"
-        providers = list(self._encoder.session.get_providers())
-        return {"providers": providers, "bundle": self._bundle.name, "bundle_sha256": self._bundle.digest}
+        return {"providers": list(self.encoder.session.get_providers()), **super().details()}

@@ -13,7 +13,6 @@ class Optimum:
 
     name = "optimum"
     precision = "fp32"
-    fewest_runs = False
 
     def __init__(self) -> None:
         self._model: Any = None

@@ -31,15 +31,6 @@ TEXT_CLASSES = {
     "transformers": ("clip_text", "TorchText"),
     "optimum": ("clip_text", "OptimumText"),
 }
-# What pip calls them, where it differs from what is imported.
-REQUIREMENTS = {
-    "earsight": (),
-    "earsight_short": (),
-    "ctranslate2": ("ctranslate2", "transformers", "torch"),
-    "transformers": ("transformers", "torch"),
-    "notebook": ("transformers", "torch"),
-    "optimum": ("optimum", "onnxruntime", "transformers", "torch"),
-}
 
 
 def expand(names: list[str], precisions: list[str], available: dict[str, tuple[str, ...]]) -> list[str]:
@@ -77,10 +68,7 @@ def speech_peer(system: str) -> Peer:
     Raises:
         SettingsError: There is no such system.
     """
-    name, precision = split_name(system)
-    if precision not in SPEECH_PRECISIONS.get(name, ()):
-        raise SettingsError(f"speech system {system!r} is unknown")
-    peer: Peer = _load(SPEECH_CLASSES[name], SPEECH_PRECISIONS[name], precision)
+    peer: Peer = _load("speech system", system, SPEECH_PRECISIONS, SPEECH_CLASSES)
     return peer
 
 
@@ -90,15 +78,18 @@ def text_peer(system: str) -> TextPeer:
     Raises:
         SettingsError: There is no such system.
     """
-    name, precision = split_name(system)
-    if precision not in TEXT_PRECISIONS.get(name, ()):
-        raise SettingsError(f"text encoder {system!r} is unknown")
-    peer: TextPeer = _load(TEXT_CLASSES[name], TEXT_PRECISIONS[name], precision)
+    peer: TextPeer = _load("text encoder", system, TEXT_PRECISIONS, TEXT_CLASSES)
     return peer
 
 
-def _load(place: tuple[str, str], precisions: tuple[str, ...], precision: str) -> Any:
+def _load(
+    kind: str, system: str, precisions: dict[str, tuple[str, ...]], places: dict[str, tuple[str, str]]
+) -> Any:
     """Build a class of a module that is loaded now: a process loads the libraries of its own system alone."""
-    module, name = place
-    made = getattr(import_module(f"bench.peers.{module}"), name)
-    return made(precision) if len(precisions) > 1 else made()
+    name, precision = split_name(system)
+    offered = precisions.get(name, ())
+    if precision not in offered:
+        raise SettingsError(f"{kind} {system!r} is unknown")
+    module, made = places[name]
+    peer = getattr(import_module(f"bench.peers.{module}"), made)
+    return peer(precision) if len(offered) > 1 else peer()

@@ -14,7 +14,6 @@ class Transformers:
 
     name = "transformers"
     precision = "fp32"
-    fewest_runs = False
 
     def __init__(self) -> None:
         self._model: Any = None
@@ -61,7 +60,6 @@ class Notebook(Transformers):
     """
 
     name = "notebook"
-    fewest_runs = True
 
     def run(self, features: Features, workload: Workload, watch: Stopwatch) -> NBest:
         """Call it as the notebook does; only the number of tokens is fixed."""

@@ -6,31 +6,22 @@ in the other. Needs flite and the Noto Color Emoji font.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import Final
 
 import numpy as np
-import soundfile as sf
-from tqdm import tqdm
 
 from bench.pocket.captions import SPLITS
-from bench.pocket.corpus import Row
+from bench.pocket.corpus import Spoken, add_arguments, write_splits
 from bench.pocket.degradation import GROUPS
 from bench.pocket.descriptions import Description, draw_plain_description
 from bench.pocket.impairment import utter
-from bench.pocket.pictures import draw
-from bench.pocket.speech import SAMPLE_RATE
-from bench.pocket.voices import BASES, Half, Speaker, speakers
+from bench.pocket.voices import Half, Speaker, speakers
 from runtime.commands.console import run_guarded
-from runtime.errors import SettingsError
 
 SIZES: Final[dict[Half, int]] = {"dev": 240, "test": 264}
 SEED: Final = 12
-PICTURE_STREAM: Final = 100  # keeps the chance of pictures apart from that of speech
 
 
 def utterances(half: Half, count: int, seed: int) -> Iterator[tuple[Description, Speaker, str]]:
@@ -46,55 +37,23 @@ def utterances(half: Half, count: int, seed: int) -> Iterator[tuple[Description,
         yield description, cast[i % len(cast)], GROUPS[(i // len(cast)) % len(GROUPS)]
 
 
-def write_split(folder: Path, half: Half, count: int, seed: int) -> Path:
-    """Write one split and return the path of its manifest.
-
-    Args:
-        folder: where to; made if need be.
-        half: which speakers and scenes.
-        count: number of utterances.
-        seed: the same seed gives the same corpus with the same versions of flite and the font.
-    """
-    for name in ("audio", "images"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    rows = []
-    source = utterances(half, count, seed)
-    for i, (description, speaker, group) in enumerate(
-        tqdm(source, total=count, desc=half, disable=not sys.stderr.isatty())
-    ):
-        name = f"{half}-{i:04d}"
-        stream = SPLITS.index(half)
-        picture, _ = draw(description, np.random.default_rng([seed, PICTURE_STREAM + stream, i]))
-        picture.save(folder / "images" / f"{name}.webp", quality=90)
-        wave = utter(description, speaker, group, np.random.default_rng([seed, stream, i, 1]))
-        sf.write(folder / "audio" / f"{name}.ogg", wave, SAMPLE_RATE, format="OGG", subtype="OPUS")
-        rows.append(
-            Row(name, f"audio/{name}.ogg", description.caption(), f"images/{name}.webp", speaker.name, group)
-        )
-    manifest = folder / "manifest.jsonl"
-    manifest.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
-    return manifest
+def spoken(half: Half, count: int, seed: int) -> Iterator[Spoken]:
+    """The descriptions, each said by its speaker."""
+    for i, (description, speaker, group) in enumerate(utterances(half, count, seed)):
+        wave = utter(description, speaker, group, np.random.default_rng([seed, SPLITS.index(half), i, 1]))
+        yield Spoken(description, speaker.name, group, wave)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.pocket.described_corpus", description=__doc__)
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder that gets one folder for each split"
-    )
-    parser.add_argument("--split", choices=tuple(BASES), action="append", help="default: dev and test")
-    parser.add_argument("--count", type=int, help=f"utterances of each split (default: {SIZES})")
-    parser.add_argument("--seed", type=int, default=SEED)
+    add_arguments(parser, SIZES, SEED)
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the splits that were asked for."""
-    if args.count is not None and args.count < 1:
-        raise SettingsError(f"--count is {args.count}; expected at least 1")
-    for half in args.split or SIZES:
-        write_split(args.output / half, half, args.count or SIZES[half], args.seed)
-    return 0
+    return write_splits(args, SIZES, spoken)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ tower what there is to see within minutes. Goes on from `--work` when started ag
 """
 
 import argparse
-import json
+import copy
 import math
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +16,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from bench.pocket.captions import draw_scene
 from bench.pocket.clip_batches import IMAGE_SIZE, MEAN, NOTHING, PATCH, STD, Batch, make_batch
 from bench.pocket.clip_tokenizer import MAX_TOKENS, make_clip_tokenizer
-from bench.pocket.training import Session, add_arguments, learning_rate_factor, run_trainer
+from bench.pocket.training import Session, add_arguments, make_tokenizer, run_trainer
 from bench.pocket.vocabulary import OBJECT_COLOURS
 from runtime.write_whole import write_whole_folder
 
@@ -32,14 +28,6 @@ WRONG: Final = 6  # wrong captions for each picture
 MERGES: Final = 240
 START_SCALE, END_SCALE = 20.0, 100.0  # of the cosine; 100 is what the fusion uses
 LATE_PATCH_WEIGHT: Final = 0.3
-
-
-def make_tokenizer() -> Any:
-    """The vocabulary, learned from 20,000 training captions."""
-    rng = np.random.default_rng(5)
-    captions = [draw_scene(rng, "train").caption() for _ in range(20_000)]
-    with tempfile.TemporaryDirectory() as folder:
-        return make_clip_tokenizer(captions, MERGES, Path(folder))
 
 
 def make_model(tokenizer: Any) -> Any:
@@ -103,21 +91,16 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     images = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=square, image_mean=list(MEAN),
                                 image_std=list(STD))  # fmt: skip
 
-    def write(to: Path) -> None:
-        import copy
-
-        copy.deepcopy(model).half().save_pretrained(to)
-        CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(to)
-
     with write_whole_folder(folder) as beside:
-        write(beside)
+        copy.deepcopy(model).half().save_pretrained(beside)
+        CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(beside)
 
 
 def train(args: argparse.Namespace) -> None:
     """Train to `args.steps` and write the checkpoint, also at every save."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(make_clip_tokenizer, MERGES)
 
     def draw(step: int) -> Batch:
         rng = np.random.default_rng([args.seed, 200, step])
@@ -151,38 +134,16 @@ def fit(
         warm_up: Steps.
     """
     head = nn.Linear(WIDTH, NOTHING + 1 + len(OBJECT_COLOURS) + 1)
-    trained = [*(p for n, p in model.named_parameters() if n != "logit_scale"), *head.parameters()]
-    optimiser = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
-    session = Session(args.work, {"model": model, "head": head, "optimiser": optimiser})
-    bar = tqdm(total=args.steps, initial=session.step, desc="clip", disable=not sys.stderr.isatty())
-    while session.step < args.steps:
-        scale, patch_weight = phase(session.step / args.steps)
-        for group in optimiser.param_groups:
-            group["lr"] = args.learning_rate * learning_rate_factor(session.step, args.steps, warm_up)
+    model.logit_scale.requires_grad_(False)
+    session = Session("clip", args, model, head, warm_up, lambda: save_model(model, tokenizer, args.output))
+    while not session.is_done():
+        scale, patch_weight = phase(session.progress)
         batch = draw(session.step)
         with torch.autocast("cpu", torch.bfloat16):
             parts = losses(model, head, batch, scale)
         loss = parts["retrieval"] + 0.5 * parts["reverse"] + parts["list"] + patch_weight * parts["patch"]
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        session.step += 1
-        bar.update()
-        if session.step % 25 == 0:
-            session.log(loss=loss.item(), **{name: part.item() for name, part in parts.items()})
-        if session.step % args.save_every == 0 or session.step == args.steps:
-            session.save()
-            save_model(model, tokenizer, args.output)
-    bar.close()
-    shutil.copyfile(args.work / "log.jsonl", args.output / "training_log.jsonl")
-    summary = {
-        "steps": session.step,
-        "seconds": round(session.seconds),
-        "batch": args.batch,
-        "seed": args.seed,
-    }
-    (args.output / "training.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        session.learn(loss, parts)
+    session.finish()
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -7,10 +7,7 @@ clean and mildly degraded speech only. Goes on from `--work` when started again.
 """
 
 import argparse
-import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +15,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from bench.pocket.captions import draw_scene
 from bench.pocket.phonemes import lexicon
 from bench.pocket.pool import Utterance, load_shard
-from bench.pocket.training import Session, add_arguments, learning_rate_factor, run_trainer
+from bench.pocket.training import Session, add_arguments, make_tokenizer, run_trainer
 from bench.pocket.whisper_model import FRAMES, WIDTH, encode, make_model, save_model
 from bench.pocket.whisper_tokenizer import (
     END,
@@ -39,14 +34,6 @@ MERGES: Final = 160
 TIMESTAMPED: Final = 0.08  # share of examples with timestamps
 IGNORED: Final = -100
 EASY: Final = ("clean", "mild")  # groups of the first steps
-
-
-def make_tokenizer() -> Any:
-    """The vocabulary, learned from 20,000 training captions."""
-    rng = np.random.default_rng(5)
-    captions = [draw_scene(rng, "train").caption() for _ in range(20_000)]
-    with tempfile.TemporaryDirectory() as folder:
-        return make_whisper_tokenizer(captions, MERGES, Path(folder))
 
 
 class Labels:
@@ -167,52 +154,26 @@ def train(args: argparse.Namespace) -> None:
     """Train to `args.steps` and write the checkpoint, also at every save."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(make_whisper_tokenizer, MERGES)
     labels = Labels(tokenizer)
     model = make_model(tokenizer).train()
     head = nn.Linear(WIDTH, labels.ctc_classes)
-    trained = [*(p for p in model.parameters() if p.requires_grad), *head.parameters()]
-    optimiser = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
-    session = Session(args.work, {"model": model, "head": head, "optimiser": optimiser})
-    bar = tqdm(total=args.steps, initial=session.step, desc="whisper", disable=not sys.stderr.isatty())
+    session = Session("whisper", args, model, head, 300, lambda: save_model(model, tokenizer, args.output))
     known: dict[str, list[Utterance]] = {}
-    while session.step < args.steps:
+    while not session.is_done():
         rng = np.random.default_rng([args.seed, 300, session.step])
         pool = load_pool(args.pool, known)
         easy = session.step < args.easy_steps
         for batch in batches([u for u in pool if not easy or u.group in EASY], args.batch, rng):
             if easy and session.step == args.easy_steps:
                 break
-            for group in optimiser.param_groups:
-                group["lr"] = args.learning_rate * learning_rate_factor(session.step, args.steps, 300)
             with torch.autocast("cpu", torch.bfloat16):
                 parts = losses(model, head, labels, batch, rng)
             ctc_weight = 1.0 if session.step < 0.4 * args.steps else 0.3
-            loss = parts["decoder"] + ctc_weight * parts["ctc"]
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(trained, 1.0)
-            optimiser.step()
-            session.step += 1
-            bar.update()
-            if session.step % 25 == 0:
-                session.log(loss=loss.item(), **{name: part.item() for name, part in parts.items()})
-            if session.step % args.save_every == 0 or session.step == args.steps:
-                session.save()
-                save_model(model, tokenizer, args.output)
-            if session.step == args.steps:
+            session.learn(parts["decoder"] + ctc_weight * parts["ctc"], parts)
+            if session.is_done():
                 break
-    bar.close()
-    shutil.copyfile(args.work / "log.jsonl", args.output / "training_log.jsonl")
-    utterances = sum(len(shard) for shard in known.values())
-    summary = {
-        "steps": session.step,
-        "seconds": round(session.seconds),
-        "batch": args.batch,
-        "seed": args.seed,
-    }
-    summary["utterances"] = utterances
-    (args.output / "training.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    session.finish(utterances=sum(len(shard) for shard in known.values()))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -81,11 +81,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write the checkpoint as Hugging Face does, weights in half precision."""
     from transformers import WhisperProcessor
 
-    def write(to: Path) -> None:
-        with torch.no_grad():
-            copy.deepcopy(model).half().save_pretrained(to)
-        WhisperProcessor(feature_extractor(), tokenizer).save_pretrained(to)
-
     assert tokenizer.convert_tokens_to_ids(timestamp(WINDOW_SECONDS)) == model.config.vocab_size - 1
     with write_whole_folder(folder) as beside:
-        write(beside)
+        with torch.no_grad():
+            copy.deepcopy(model).half().save_pretrained(beside)
+        WhisperProcessor(feature_extractor(), tokenizer).save_pretrained(beside)

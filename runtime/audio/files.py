@@ -11,9 +11,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, NamedTuple, Self
+from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +20,9 @@ import soundfile
 from runtime.audio.av_files import AvSound
 from runtime.audio.parts import find_parts
 from runtime.audio.source import CONVERT, SIZE_TOLERANCE, Part, Source, View, interrupts_kept
+from runtime.closing import Closing
 from runtime.errors import AudioError, AudioNotFoundError, AudioTooLongError
+from runtime.given_files import open_file, read_object
 
 MIN_RATE: Final = 1_000  # Hz; telephones record at 8,000
 MAX_RATE: Final = 768_000  # Hz; the fastest converters on sale
@@ -65,7 +65,7 @@ class Block(NamedTuple):
     rate: int
 
 
-class AudioFile:
+class AudioFile(Closing):
     """An opened audio file, which holds one recording or several joined ones; a context manager.
 
     Attributes:
@@ -81,14 +81,6 @@ class AudioFile:
         self._sound = self._open(0)
         self.rate: int = self._sound.rate
         self.channels: int = self._sound.channels
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the decoder and the file behind it."""
@@ -243,38 +235,16 @@ def open_audio(source: str | os.PathLike[str] | bytes | BinaryIO) -> AudioFile:
         AudioError: Not a regular file, unreadable, or of an unknown format.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _fenced(_open_path(source), str(source))
-    return _fenced(io.BytesIO(read_bytes(source)), "audio bytes")
-
-
-def read_bytes(source: bytes | BinaryIO) -> bytes:
-    """All bytes of a bytes-like object or of a binary file object from its current position.
-
-    File objects are read here rather than by libsndfile, whose callbacks would swallow their exceptions.
-
-    Raises:
-        AudioError: Neither bytes nor a binary file, or larger than 2 GiB.
-    """
+        # Opened here: given a path, libsndfile guesses headerless formats from the extension (any text named
+        # x.au would be played as telephone noise).
+        return _fenced(open_file(source, "audio file", AudioError, AudioNotFoundError), str(source))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        content = bytes(source)
-    else:
-        read = getattr(source, "read", None)
-        if read is None:
-            raise AudioError(
-                f"audio of type {type(source).__name__}; "
-                "expected a path, bytes, a binary file or a numpy array"
-            )
-        try:
-            content = read(MAX_FILE_BYTES + 1)
-        except (OSError, ValueError) as error:  # ValueError: read of a closed file
-            raise AudioError(f"audio file object cannot be read: {error}") from error
-        if not isinstance(content, bytes):
-            raise AudioError(
-                f"audio file object gives {type(content).__name__}, not bytes; open it in binary mode ('rb')"
-            )
-    if len(content) > MAX_FILE_BYTES:
-        raise AudioError(f"audio of more than {MAX_FILE_BYTES} bytes in memory; pass a path instead")
-    return content
+        # Through a file as well, which bounds its size.
+        source = io.BytesIO(bytes(source))
+    # Read here rather than by libsndfile, whose callbacks would swallow a file's exceptions.
+    expected = "a path, bytes, a binary file or a numpy array"
+    content = read_object(source, "audio", expected, MAX_FILE_BYTES, AudioError)
+    return _fenced(io.BytesIO(content), "audio bytes")
 
 
 def _fenced(stream: BinaryIO, name: str) -> AudioFile:
@@ -283,25 +253,6 @@ def _fenced(stream: BinaryIO, name: str) -> AudioFile:
     except BaseException:
         stream.close()
         raise
-
-
-def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
-    # Open by hand: given a path, libsndfile guesses headerless formats from the extension
-    # (any text named x.au would be played as telephone noise), and a pipe or device would block.
-    try:
-        place = Path(path)
-        if not place.exists():
-            raise AudioNotFoundError(f"audio file not found: {place}")
-        if not place.is_file():
-            raise AudioError(
-                f"{place} is a {'folder' if place.is_dir() else 'device or pipe'}, no audio file"
-            )
-        return place.open("rb")
-    except (PermissionError, ValueError, OSError) as error:
-        if isinstance(error, AudioError):
-            raise
-        # ValueError: a NUL inside the name. OSError: name too long, input/output faults.
-        raise AudioError(f"audio file {os.fspath(path)!r} cannot be opened: {error}") from error
 
 
 def _checked_rate(rate: int, name: str) -> int:

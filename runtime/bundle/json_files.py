@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.errors import BundleError, BundleNotFoundError
+from runtime.errors import BundleError, BundleNotFoundError, EarsightError
 
 MAX_CONFIG_BYTES: Final = 1 << 24  # settings are kilobytes; 16 MiB are no settings
 MAX_INTEGER: Final = 2**63 - 1  # what fits numpy and every float
@@ -63,6 +63,26 @@ _DECODER: Final = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_object
 _STRICT_DECODER: Final = json.JSONDecoder(
     parse_int=_integer, object_pairs_hook=_object, parse_constant=_refuse_constant
 )
+
+
+def parse_row(
+    place: str, text: str, fault: type[EarsightError], expected: str = "a JSON object"
+) -> dict[str, Any]:
+    """Parse a line that holds one object.
+
+    Args:
+        place: Of the line, with which messages begin.
+        text: The line.
+        fault: Raised where it is none.
+        expected: What it should be, for messages.
+    """
+    try:
+        row = parse_json(text)
+    except ValueError as error:
+        raise fault(f"{place}: not JSON ({error}); expected {expected}") from error
+    if not isinstance(row, dict):
+        raise fault(f"{place}: expected {expected}, got a {type(row).__name__}")
+    return row
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

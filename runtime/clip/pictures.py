@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, Jpeg2KImagePlugin, JpegImagePlugin, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
+from runtime.given_files import open_file, read_object
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
@@ -88,38 +89,10 @@ def _open_stream(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Bin
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source), "picture bytes"
     if isinstance(source, (str, os.PathLike)):
-        return _open_path(source), str(source)
-    read = getattr(source, "read", None)
-    if read is None:
-        raise ImageError(
-            f"picture of type {type(source).__name__}; expected a path, bytes, a binary file, "
-            "a Pillow image or a numpy array"
-        )
-    try:
-        content = read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: read of a closed file
-        raise ImageError(f"picture file object cannot be read: {error}") from error
-    if not isinstance(content, bytes) or len(content) > MAX_FILE_BYTES:
-        raise ImageError(
-            f"picture file object gives {type(content).__name__}; expected at most {MAX_FILE_BYTES} bytes: "
-            "open it in binary mode ('rb')"
-        )
+        return open_file(source, "picture", ImageError, ImageNotFoundError), str(source)
+    expected = "a path, bytes, a binary file, a Pillow image or a numpy array"
+    content = read_object(source, "picture", expected, MAX_FILE_BYTES, ImageError)
     return io.BytesIO(content), "picture bytes"
-
-
-def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
-    try:
-        place = Path(path)
-        if not place.exists():
-            raise ImageNotFoundError(f"picture not found: {place}")
-        if not place.is_file():
-            raise ImageError(f"{place} is a {'folder' if place.is_dir() else 'device or pipe'}, no picture")
-        return place.open("rb")
-    except (OSError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        # ValueError: a NUL inside the name. OSError: permissions, name too long, input/output faults.
-        raise ImageError(f"picture {os.fspath(path)!r} cannot be opened: {error}") from error
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.bundle.json_files import parse_json
+from runtime.bundle.json_files import parse_row
 from runtime.clip.pictures import MAX_FILE_BYTES
 from runtime.errors import ImageError, ImageNotFoundError, ManifestError
 
@@ -107,14 +107,10 @@ def _rows(manifest: Path) -> Iterator[tuple[Path, str]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            raise ManifestError(f"{manifest}:{number}: not JSON ({error})") from error
-        if not isinstance(row, dict) or not all(
-            isinstance(row.get(key) or "", str) for key in ("image", "name")
-        ):
-            raise ManifestError(f"{manifest}:{number}: expected an object whose image and name are texts")
+        place, expected = f"{manifest}:{number}", "an object whose image and name are texts"
+        row = parse_row(place, line, ManifestError, expected)
+        if not all(isinstance(row.get(key) or "", str) for key in ("image", "name")):
+            raise ManifestError(f"{place}: expected {expected}")
         if row.get("image"):
             path = manifest.parent / row["image"]
             yield path, row.get("name") or path.stem

@@ -1,7 +1,6 @@
 """The decoder graph with a cache that grows."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from runtime.errors import BundleError
 from runtime.sessions.runs import run_bound
 from runtime.whisper.cross_attention import CrossAttention
-from runtime.whisper.lineage import Candidates, LineageDecoder
+from runtime.whisper.lineage import Candidates, LineageDecoder, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +99,15 @@ class OnnxStepDecoder(LineageDecoder):
         for name, value in values.items():
             self._binding.bind_ortvalue_input(name, value)
 
-    def _run(
-        self,
-        tokens: NDArray[np.int64],
-        mask: NDArray[Any],
-        positions: NDArray[np.int64],
-        wanted: NDArray[np.int64],
-        token_mask: NDArray[np.float32],
-        top_k: int,
-    ) -> Candidates:
+    def _run(self, run: Run) -> Candidates:
         binding = self._binding
         small = {
-            "input_ids": np.ascontiguousarray(tokens),
-            "positions": positions,
-            "attention_mask": np.ascontiguousarray(mask),
-            "output_index": wanted,
-            "token_mask": token_mask,
-            "top_k": np.array([top_k]),
+            "input_ids": np.ascontiguousarray(run.tokens),
+            "positions": run.positions,
+            "attention_mask": np.ascontiguousarray(run.mask),
+            "output_index": run.wanted,
+            "token_mask": run.token_mask,
+            "top_k": np.array([run.top_k]),
         }
         for name, array in small.items():
             binding.bind_cpu_input(name, array)

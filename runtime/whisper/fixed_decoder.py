@@ -24,7 +24,7 @@ from runtime.sessions.factory import SessionFactory
 from runtime.sessions.runs import run_bound
 from runtime.whisper.cross_attention import CrossAttention
 from runtime.whisper.decoder import DecoderGeometry
-from runtime.whisper.lineage import HIDDEN, Candidates, LineageDecoder
+from runtime.whisper.lineage import HIDDEN, Candidates, LineageDecoder, Run
 from runtime.whisper.model import WhisperModel
 from runtime.whisper.short_encoder import ShortEncoder, Window
 
@@ -230,32 +230,25 @@ class FixedStepDecoder(LineageDecoder):
         self._held.append(cache)
         self._cache, self._capacity = cache, capacity
 
-    def _run(
-        self,
-        tokens: NDArray[np.int64],
-        mask: NDArray[Any],
-        positions: NDArray[np.int64],
-        wanted: NDArray[np.int64],
-        token_mask: NDArray[np.float32],
-        top_k: int,
-    ) -> Candidates:
-        queries, entries = tokens.shape[1], mask.shape[2]
+    def _run(self, run: Run) -> Candidates:
+        queries, entries = run.mask.shape[1:]
         self._reserve(entries)
-        whole = np.full((*mask.shape[:2], self._capacity), HIDDEN, mask.dtype)
-        whole[:, :, :entries] = mask
-        shape = RunShape(self._batch, queries, len(wanted), self._capacity, token_mask.shape, top_k)
+        whole = np.full((self._batch, queries, self._capacity), HIDDEN, run.mask.dtype)
+        whole[:, :, :entries] = run.mask
+        outputs = len(run.wanted)
+        shape = RunShape(self._batch, queries, outputs, self._capacity, run.token_mask.shape, run.top_k)
         # Prompts come in many lengths and once an utterance: only steps are worth recording.
-        run = self._buffers.run(shape, self._cache, self._cross, record=self._used > 0)
-        outputs = run(
-            input_ids=tokens,
+        bound = self._buffers.run(shape, self._cache, self._cross, record=self._used > 0)
+        candidates = bound(
+            input_ids=run.tokens,
             attention_mask=whole,
-            positions=positions,
+            positions=run.positions,
             cache_index=np.arange(self._used, self._used + queries),
-            output_index=wanted,
-            token_mask=token_mask,
+            output_index=run.wanted,
+            token_mask=run.token_mask,
         )
         self._used += queries
-        return outputs
+        return candidates
 
 
 class FixedWhisperModel(WhisperModel):

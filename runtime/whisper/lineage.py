@@ -6,7 +6,7 @@ reorders these rows and nothing else: no key and no value is copied.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -16,6 +16,26 @@ from numpy.typing import DTypeLike, NDArray
 HIDDEN: Final = -1e4
 
 Candidates = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+class Run(NamedTuple):
+    """What one run of the decoder is given.
+
+    Attributes:
+        tokens: New tokens, (batch, queries).
+        mask: What each sees of the cache, these entries included, (batch, queries, entries).
+        positions: Place of each token in its text, (queries,).
+        wanted: Queries whose candidates are asked for, (outputs,).
+        token_mask: (1, 1, V) or (batch, K, V).
+        top_k: Candidates of each.
+    """
+
+    tokens: NDArray[np.int64]
+    mask: NDArray[Any]
+    positions: NDArray[np.int64]
+    wanted: NDArray[np.int64]
+    token_mask: NDArray[np.float32]
+    top_k: int
 
 
 class LineageDecoder(ABC):
@@ -34,28 +54,8 @@ class LineageDecoder(ABC):
         self._next_position = 0
 
     @abstractmethod
-    def _run(
-        self,
-        tokens: NDArray[np.int64],
-        mask: NDArray[Any],
-        positions: NDArray[np.int64],
-        wanted: NDArray[np.int64],
-        token_mask: NDArray[np.float32],
-        top_k: int,
-    ) -> Candidates:
-        """Append entries to the cache and return the candidates behind the wanted ones.
-
-        Args:
-            tokens: New tokens, (batch, queries).
-            mask: What each sees of the cache, these entries included, (batch, queries, entries).
-            positions: Place of each token in its text, (queries,).
-            wanted: Queries whose candidates are asked for, (outputs,).
-            token_mask: (1, 1, V) or (batch, K, V).
-            top_k: Candidates of each.
-
-        Returns:
-            Log-probabilities and tokens, both (batch, outputs, top_k).
-        """
+    def _run(self, run: Run) -> Candidates:
+        """Append entries to the cache; return log-probabilities and tokens, both (batch, outputs, top_k)."""
 
     def prefill(self, prompts: NDArray[np.int64], token_mask: NDArray[np.float32], top_k: int) -> Candidates:
         """Read the prompts once per utterance; see `StepDecoder.prefill`."""
@@ -63,9 +63,8 @@ class LineageDecoder(ABC):
         causal = np.where(np.tri(length, dtype=bool), 0.0, HIDDEN).astype(self._lineage.dtype)
         own = np.broadcast_to(causal, (self._batch, length, length))
         mask = np.concatenate([np.repeat(self._lineage, length, axis=1), own], axis=2)
-        outputs = self._run(
-            prompts, mask, np.arange(length), np.array([length - 1]), _three_dimensional(token_mask), top_k
-        )
+        wanted, token_mask = np.array([length - 1]), _three_dimensional(token_mask)
+        outputs = self._run(Run(prompts, mask, np.arange(length), wanted, token_mask, top_k))
         self._lineage = mask[:, -1:]  # the last token of the prompt sees all of it
         self._next_position = length
         return outputs
@@ -85,12 +84,14 @@ class LineageDecoder(ABC):
         if len(token_mask) > 1:
             token_mask = self._spread(token_mask.reshape(utterances, beams, -1))
         log_probs, best = self._run(
-            self._spread(tokens),
-            self._spread(self._lineage),
-            np.full(beams, self._next_position),
-            np.arange(beams),
-            _three_dimensional(token_mask),
-            top_k,
+            Run(
+                self._spread(tokens),
+                self._spread(self._lineage),
+                np.full(beams, self._next_position),
+                np.arange(beams),
+                _three_dimensional(token_mask),
+                top_k,
+            )
         )
         self._next_position += 1
         if self._batch != utterances:
