@@ -162,8 +162,7 @@ def _from_bundle(args: argparse.Namespace) -> Lists:
         "beams": args.beams,
         "language": args.language,
     }
-    identity = {"name": bundle.name, "sha256": bundle.digest}
-    return lists[0], lists[1], {"bundle": identity, "settings": settings}
+    return lists[0], lists[1], {"bundle": bundle.identity, "settings": settings}
 
 
 def recognise(

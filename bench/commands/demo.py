@@ -76,7 +76,7 @@ class Cast:
         return {
             "recogniser": self.recogniser,
             "corpus": self.corpus,
-            "bundle": {"name": self.bundle.name, "sha256": self.bundle.digest},
+            "bundle": self.bundle.identity,
             "max_new_tokens": self.max_new_tokens,
             "fallback": self.fallback,
             "without_clips": NO_HUMANS if self.fallback else None,

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "system": system_info(),
         **SessionFactory(provider, settings).describe(),
-        "bundle": {"name": bundle.name, "sha256": bundle.digest},
+        "bundle": bundle.identity,
         "workload": plan.work.workload.to_dict(),
         "rounds": plan.work.rounds,
         "seed": plan.work.seed,

@@ -12,7 +12,7 @@ from bench.nbest.corpus import write_nbest
 from bench.nbest.records import NBestFile, NBestUtterance
 from bench.nbest.table import log_probability_sum
 from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, NOTEBOOK, Normalizer, normalizer
-from bench.text.scoring import count_character_errors, count_word_errors, error_rate
+from bench.text.scoring import count_character_errors, count_word_errors
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
 from runtime.fusion import DEFAULT_ALPHA, checked_alpha, rank
@@ -99,8 +99,8 @@ def error_rates(nbest: NBestFile, fusion: FusionSettings, scorer: Normalizer) ->
     texts = [clean(chosen_text(utterance, fusion)) for utterance in nbest.utterances]
     words, characters = count_word_errors(references, texts), count_character_errors(references, texts)
     return {
-        "wer": error_rate(int(words.errors.sum()), int(words.reference_length.sum())),
-        "cer": error_rate(int(characters.errors.sum()), int(characters.reference_length.sum())),
+        "wer": words.rate,
+        "cer": characters.rate,
         "substitutions": int(words.substitutions.sum()),
         "deletions": int(words.deletions.sum()),
         "insertions": int(words.insertions.sum()),

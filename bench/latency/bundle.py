@@ -15,7 +15,7 @@ from bench.manifest import Utterance, evenly_spread, read_manifest
 from bench.measure.timing import LatencySummary, Stopwatch, summarize
 from bench.peers.driver import Worker
 from bench.text.normalizers import DEFAULT_NORMALIZER, NOTEBOOK, Normalizer, normalizer
-from bench.text.scoring import count_word_errors, error_rate
+from bench.text.scoring import count_word_errors
 from runtime.audio.load import SAMPLING_RATE, load_audio
 from runtime.bundle.bundle import Bundle
 from runtime.errors import ManifestError, SettingsError
@@ -125,7 +125,7 @@ def measure_bundle(settings: BundleSettings, progress: bool = False) -> dict[str
     audio_s = sum(durations) * settings.repeats
     report: dict[str, Any] = {
         "mode": "bundle",
-        "bundle": {"name": bundle.name, "sha256": bundle.digest},
+        "bundle": bundle.identity,
         "settings": _settings(settings) | {"precision": asr.precision, **in_force(asr)},
         "data": {
             "utterances": len(utterances),
@@ -262,8 +262,7 @@ def pareto_points(
 
 def corpus_wer(references: Sequence[str], texts: Sequence[str], scorer: Normalizer) -> float:
     """Return the word error rate over all texts, both sides normalised."""
-    counts = count_word_errors([scorer.apply(text) for text in references], [scorer.apply(t) for t in texts])
-    return error_rate(int(counts.errors.sum()), int(counts.reference_length.sum()))
+    return count_word_errors([scorer.apply(r) for r in references], [scorer.apply(t) for t in texts]).rate
 
 
 def in_force(asr: MultimodalASR) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def measure_clips(settings: ClipSettings, progress: bool = False) -> dict[str, A
     texts = {name: best_texts(tokens, reader) for name, tokens in answers.items()}
     return {
         "mode": "clips",
-        "bundle": {"name": bundle.name, "sha256": bundle.digest},
+        "bundle": bundle.identity,
         "settings": settings.to_dict() | {"prompt_tokens": len(workload.prompt)},
         "data": {"utterances": len(clips), "audio_s": sum(durations), "longer_than_window": too_long},
         **accuracy(texts, [utterance.reference for utterance in utterances], settings.bundle.language),

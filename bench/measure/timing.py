@@ -163,29 +163,26 @@ class Stopwatch:
         return {stage: summarize(self.raw(stage)) for stage in self._raw if self.raw(stage)}
 
 
-def required_samples(percentile: float, confidence: float = CONFIDENCE) -> int:
+def required_samples(percentile: float) -> int:
     """Return the smallest sample count that supports a percentile.
 
     MLPerf LoadGen's rule (Reddi et al. 2020, "MLPerf Inference Benchmark"): the share p
-    of latencies within a bound is a binomial proportion, and its normal interval at `confidence` must
+    of latencies within a bound is a binomial proportion, and its normal interval at `CONFIDENCE` must
     not be wider to either side than a twentieth of the distance to certainty, margin = (1 - p) / 20:
     n = z² · p · (1 - p) / margin², rounded as in the published table: 23,886 for p90, 50,425 for p95 and
     262,742 for p99.
 
     Args:
         percentile: In (0, 100).
-        confidence: Two-sided, in (0, 1).
 
     Raises:
-        SettingsError: An argument is out of its range.
+        SettingsError: It is out of its range.
     """
     if not 0 < percentile < 100:
         raise SettingsError(f"percentile is {percentile:g}; it must lie between 0 and 100, both excluded")
-    if not 0 < confidence < 1:
-        raise SettingsError(f"confidence is {confidence:g}; it must lie between 0 and 1, both excluded")
     p = percentile / 100
     margin = (1 - p) / 20
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     return round(z * z * p * (1 - p) / (margin * margin))
 
 
@@ -256,7 +253,7 @@ def summarize(raw: Sequence[float]) -> LatencySummary:
     return LatencySummary(tuple(raw), tuple(percentiles), mean, ordered[0], ordered[-1], variation)
 
 
-def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float], seed: int = 0) -> Ratio:
+def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
     """Compare two series of latencies.
 
     Series of equal length are taken as measured in the same rounds, and rounds are resampled as pairs;
@@ -265,7 +262,6 @@ def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float], s
     Args:
         numerator: Seconds of the slower or compared system.
         denominator: Seconds of the system that it is compared to.
-        seed: Of the bootstrap.
 
     Raises:
         SettingsError: A series is empty or the denominator holds a zero.
@@ -274,7 +270,7 @@ def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float], s
         raise SettingsError("a ratio needs at least one latency on either side")
     if min(denominator) <= 0:
         raise SettingsError("a ratio needs latencies above zero in the denominator")
-    random_source = random.Random(seed)  # noqa: S311  a bootstrap, no secret
+    random_source = random.Random(0)  # noqa: S311  a bootstrap, no secret
     paired = len(numerator) == len(denominator)
     resampled = []
     for _ in range(RESAMPLES):

@@ -29,7 +29,7 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
     """Return what the n-best lists depend on."""
     search, gate, pause_s = asr.search, asr.recognizer.gate, asr.recognizer.pause_s
     return NBestHeader(
-        bundle={"name": asr.bundle.name, "sha256": asr.bundle.digest},
+        bundle=asr.bundle.identity,
         settings={
             "precision": asr.precision,
             "provider": asr.sessions.provider,

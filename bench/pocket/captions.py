@@ -118,9 +118,3 @@ def draw_scene(rng: np.random.Generator, split: Split) -> Scene:
         caption = scene.caption()
         if len(caption.split()) <= MAX_WORDS and split_of(caption) == split:
             return scene
-
-
-def as_split(name: str) -> Split:
-    """`name` as a split; callers have checked it against `SPLITS`."""
-    assert name in SPLITS
-    return name

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from bench.pocket.speech import SAMPLE_RATE
 from bench.text.normalizers import NOTEBOOK, normalizer
-from bench.text.scoring import count_word_errors, error_rate
+from bench.text.scoring import count_word_errors
 from runtime.commands.console import run_guarded
 from runtime.errors import ManifestError
 from runtime.fusion import to_caption_style
@@ -140,8 +140,7 @@ def clip_probabilities(checkpoints: Checkpoints, items: list[Item], images: list
 
 def wer(items: list[Item], chosen: list[str]) -> float:
     """Corpus word error rate of the chosen texts, scored as by the notebook."""
-    counts = count_word_errors([CLEAN(item.reference) for item in items], [CLEAN(text) for text in chosen])
-    return error_rate(int(counts.errors.sum()), int(counts.reference_length.sum()))
+    return count_word_errors([CLEAN(item.reference) for item in items], [CLEAN(text) for text in chosen]).rate
 
 
 def choose(items: list[Item], clip: list[NDArray[np.float64]], alpha: float) -> list[str]:

@@ -42,6 +42,11 @@ class ErrorCounts:
         """Substitutions + deletions + insertions, shape (pairs,)."""
         return self.substitutions + self.deletions + self.insertions
 
+    @property
+    def rate(self) -> float:
+        """Error rate of all pairs together."""
+        return error_rate(int(self.errors.sum()), int(self.reference_length.sum()))
+
 
 def error_rate(errors: int, reference_length: int) -> float:
     """Return errors / reference_length, never clamped, so it can exceed 1.

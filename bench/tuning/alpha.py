@@ -12,6 +12,7 @@ from bench.text.scoring import IntArray, error_rate
 from bench.tuning.assessment import Assessment, assess
 from bench.tuning.correctness import assess_correctness, fit_confidence, fused_samples
 from bench.tuning.cross_validation import HeldOut, hold_out
+from bench.tuning.evaluation import corpus_wer
 from bench.tuning.fusion_lines import FusionLines, Steps, fusion_lines, trace_steps
 from bench.tuning.interpretation import describe_alpha
 from bench.tuning.notebook_figures import notebook_grid
@@ -204,7 +205,7 @@ def _exact_section(
         "choice_changes": len(steps.alpha),
         "runtime_check": {
             "alpha": alpha,
-            "wer": error_rate(int(table.errors[rechecked].sum()), table.total_words),
+            "wer": corpus_wer(table, rechecked),
             "different_choices": int(np.count_nonzero(rechecked != chosen)),
         },
     }

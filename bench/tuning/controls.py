@@ -6,6 +6,7 @@ import numpy as np
 
 from bench.nbest.table import FloatArray, NBestTable
 from bench.text.scoring import error_rate
+from bench.tuning.evaluation import corpus_wer
 from bench.tuning.fusion_lines import fusion_lines, trace_steps
 from bench.tuning.options import TuneOptions
 from bench.tuning.selection import exact_alpha
@@ -29,8 +30,7 @@ def run_controls(table: NBestTable, alpha: float, options: TuneOptions) -> dict[
 
 
 def _wer_at(table: NBestTable, cosines: FloatArray, alpha: float) -> float:
-    chosen = fusion_lines(table, cosines=cosines).choices(alpha)
-    return error_rate(int(table.errors[chosen].sum()), table.total_words)
+    return corpus_wer(table, fusion_lines(table, cosines=cosines).choices(alpha))
 
 
 def _image_shuffle(table: NBestTable, alpha: float) -> dict[str, Any] | None:

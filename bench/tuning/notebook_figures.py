@@ -4,6 +4,7 @@ from typing import Any
 
 from bench.nbest.table import NBestTable
 from bench.text.scoring import IntArray, error_rate
+from bench.tuning.evaluation import corpus_wer
 from bench.tuning.fusion_lines import FusionLines
 from bench.tuning.options import GRID
 from bench.tuning.selection import grid_errors
@@ -20,14 +21,11 @@ def notebook_rates(
         chosen: The same at `alpha`.
         alpha: The chosen alpha.
     """
-    before, after = (
-        error_rate(int(notebook.errors[pairs].sum()), notebook.total_words) for pairs in (baseline, chosen)
-    )
     return {
         "normalizer": notebook.normalizer.to_dict(),
         "reference_words": notebook.total_words,
-        "baseline_wer": before,
-        "chosen": {"alpha": alpha, "wer": after},
+        "baseline_wer": corpus_wer(notebook, baseline),
+        "chosen": {"alpha": alpha, "wer": corpus_wer(notebook, chosen)},
     }
 
 

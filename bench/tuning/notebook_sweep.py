@@ -9,7 +9,7 @@ import numpy.typing as npt
 from bench.nbest.records import NBestHypothesis, NBestUtterance
 from bench.nbest.table import build_table
 from bench.text.normalizers import normalizer
-from bench.text.scoring import error_rate
+from bench.tuning.evaluation import corpus_wer
 from bench.tuning.fusion_lines import fusion_lines
 from bench.tuning.options import GRID
 from runtime.errors import SettingsError
@@ -64,7 +64,7 @@ def tune_alpha(
     lines = fusion_lines(table)
 
     def wer(alpha: float) -> float:
-        return error_rate(int(table.errors[lines.choices(alpha)].sum()), table.total_words)
+        return corpus_wer(table, lines.choices(alpha))
 
     grid_results = [{"alpha": alpha, "wer": wer(alpha)} for alpha in alphas]
     best = min(grid_results, key=lambda result: result["wer"])

@@ -27,7 +27,6 @@ def grid_errors(table: NBestTable, lines: FusionLines, alphas: Sequence[float]) 
 def runtime_choices(
     table: NBestTable,
     alpha: float,
-    cosines: FloatArray | None = None,
     *,
     asr_temperature: float = 1.0,
     clip_scale: float = 100.0,
@@ -36,10 +35,9 @@ def runtime_choices(
 
     This is what the runtime will answer. It must equal `FusionLines.choices`, ties included.
     """
-    used = table.cosines if cosines is None else cosines
     chosen = table.first[:-1].copy()
     for row, (begin, end) in enumerate(zip(table.first[:-1], table.first[1:], strict=True)):
-        weight, similarity = alpha, used[begin:end]
+        weight, similarity = alpha, table.cosines[begin:end]
         if np.isnan(similarity[0]):  # no picture: recognition alone decides
             weight, similarity = 0.0, np.zeros(end - begin)
         fused = fuse(

@@ -84,6 +84,11 @@ class Bundle:
         return str(self.manifest["name"])
 
     @property
+    def identity(self) -> dict[str, str]:
+        """Return what reports say of the bundle: its name and digest."""
+        return {"name": self.name, "sha256": self.digest}
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """Return the precisions that every graph is there in."""
         return tuple(self.manifest["precisions"])

@@ -122,7 +122,7 @@ def _correction(values: dict[str, Any], service: Service) -> Correction:
             image_id=key if key in service.asr.image_embeddings else None,
             seconds=values["seconds"],
             taps=values["taps"],
-            bundle={"name": bundle.name, "sha256": bundle.digest},
+            bundle=bundle.identity,
         )
     except EarsightError as error:
         raise fault_of(error) from error

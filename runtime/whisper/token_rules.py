@@ -189,11 +189,6 @@ class TokenRules:
             )
         return cls(ids.vocab_size, ids.suppress_tokens, ids.begin_suppress_tokens, rules)
 
-    @property
-    def needs_history(self) -> bool:
-        """Whether `mask` looks at the generated tokens, not only at their number."""
-        return self.timestamps is not None
-
     def top_k(self, wanted: int) -> int:
         """Return how many candidates per beam the decoder must give so that `narrow` can yield `wanted`."""
         return self.vocab_size if self.timestamps is not None else wanted
@@ -211,7 +206,7 @@ class TokenRules:
 
         Args:
             generated: Tokens generated so far, shape (N, K, length >= 1); their values count only
-                where `needs_history` is true.
+                with timestamp rules.
 
         Returns:
             Additive mask, (1, V) read-only without timestamp rules, else (N * K, V).
