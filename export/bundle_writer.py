@@ -26,9 +26,9 @@ from export.short_window.gate import add_short_encoder
 from runtime.bundle.bundle import MANIFEST, PRECISIONS, SCHEMA, Bundle
 from runtime.bundle.graph import FIXED_DECODER, graph_path, sha256_of
 from runtime.errors import BundleError, EarsightError, OutputError, SettingsError
+from runtime.files.write_whole import lock, replace_folder, set_aside, sync_folder, write_json
 from runtime.sessions.factory import Provider, SessionFactory, SessionSettings, select_provider
 from runtime.whisper.log_mel import LogMelExtractor
-from runtime.write_whole import lock, replace_folder, set_aside, sync_folder, write_json
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
 EXPORTER_REVISION: Final = 15

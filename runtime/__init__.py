@@ -7,7 +7,7 @@ Needs numpy, onnxruntime (or onnxruntime-gpu), tokenizers, soundfile, soxr and p
     print(asr.transcribe("speech.wav", image_path="picture.png").transcription)
 """
 
-import runtime.telemetry  # noqa: F401 - takes effect before onnxruntime is imported
+import runtime.sessions.telemetry  # noqa: F401 - takes effect before onnxruntime is imported
 from runtime.pipeline import MultimodalASR
 from runtime.results import Hypothesis, RescoredHypothesis, Transcription
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from runtime.bundle.json_files import read_json_object
 from runtime.errors import SettingsError
+from runtime.files.write_whole import write_json
 from runtime.fusion import CLIP_LOGIT_SCALE, DEFAULT_ALPHA, FusedScores, checked_alpha, fuse, rank
 from runtime.whisper.beam_settings import DISTINCT, Distinct
-from runtime.write_whole import write_json
 
 SCHEMA: Final = "earsight.fusion/1"
 AsrScore = Literal["mean", "sum"]

@@ -19,7 +19,6 @@ from runtime.errors import ImageCacheError, ImageNotFoundError, SettingsError
 from runtime.fusion import alphas_from, checked_alpha, normalize_transcript, rank, to_caption_style
 from runtime.fusion_settings import FusionSettings, confidence_features
 from runtime.recognizer import RecognisedSegment, Recognizer
-from runtime.repetition import loop_warning
 from runtime.results import (
     Hypothesis,
     RescoredHypothesis,
@@ -31,7 +30,8 @@ from runtime.results import (
 )
 from runtime.sessions.factory import SessionFactory, SessionSettings
 from runtime.sessions.opening import default_precision, open_sessions
-from runtime.speech_gate import DEFAULT_GATE, SpeechGate
+from runtime.speech_gate.gate import DEFAULT_GATE, SpeechGate
+from runtime.speech_gate.repetition import loop_warning
 from runtime.whisper.beam_settings import BeamSearchSettings, Distinct
 from runtime.whisper.fixed_decoder import FixedWhisperModel
 from runtime.whisper.language_names import AUTO

@@ -11,7 +11,7 @@ from runtime.audio.load import SAMPLING_RATE, AudioSource, Waveform, stream_audi
 from runtime.audio.segmentation import DEFAULT_PAUSE_S, Segment, Splitter
 from runtime.errors import SettingsError
 from runtime.results import Hypothesis, NoSpeech, join_hypotheses
-from runtime.speech_gate import DEFAULT_GATE, SpeechGate
+from runtime.speech_gate.gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.beam_search import FinishedHypothesis, GivenUp
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.cross_attention import CrossAttention

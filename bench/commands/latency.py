@@ -17,11 +17,11 @@ from bench.peers.registry import SPEECH_PRECISIONS
 from bench.report.plots import draw_accuracy_over_time
 from runtime.commands.console import EXIT_DONE
 from runtime.errors import OutputError, SettingsError
+from runtime.files.write_whole import write_json
 from runtime.sessions.obstacles import ORT_NAMES
 from runtime.sessions.processors import usable_processors
 from runtime.whisper.beam_settings import DISTINCT
 from runtime.whisper.short_encoder import WINDOWS
-from runtime.write_whole import write_json
 
 SCHEMA = "earsight.latency/1"
 FILE_NAME = "latency.json"

@@ -8,7 +8,7 @@ from bench.nbest.run_record import RunRecord
 from bench.scale.cost import HOUR, CostModel, Plan, fit, plan, predict
 from runtime.commands.console import EXIT_DONE
 from runtime.errors import SettingsError
-from runtime.write_whole import write_json
+from runtime.files.write_whole import write_json
 
 SCHEMA: Final = "earsight.plan/1"
 COLUMNS: Final = (

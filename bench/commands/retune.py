@@ -18,10 +18,10 @@ from bench.nbest.recognition import header_of, picture_key
 from bench.nbest.writer import NBestWriter
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
-from runtime.corrections import MANIFEST, REJECTED, Row, read_rows
 from runtime.errors import ManifestError, NBestFileError, SettingsError
+from runtime.files.write_whole import write_json
 from runtime.pipeline import MultimodalASR
-from runtime.write_whole import write_json
+from runtime.server.correction_store import MANIFEST, REJECTED, Row, read_rows
 
 FUSION: Final = "fusion.json"
 

@@ -21,7 +21,7 @@ from runtime.bundle.json_files import parse_json
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
 from runtime.errors import SettingsError
-from runtime.write_whole import write_json, write_text
+from runtime.files.write_whole import write_json, write_text
 
 __all__ = ["add_arguments", "run", "summary_lines", "write_tune_files"]
 

@@ -20,7 +20,7 @@ from bench.nbest.file import utterance_from
 from bench.nbest.records import NBestHeader, NBestUtterance
 from runtime.bundle.json_files import parse_json, parse_row
 from runtime.errors import NBestFileError, OutputError
-from runtime.write_whole import write_text
+from runtime.files.write_whole import write_text
 
 BLOCK: Final = 8  # rows: some seconds of work, which a kill costs at most
 SCHEMA: Final = "earsight.nbest-part/1"

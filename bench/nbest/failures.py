@@ -14,7 +14,7 @@ from bench.manifest import Utterance
 from runtime import errors
 from runtime.bundle.json_files import parse_json
 from runtime.errors import EarsightError, ManifestError, NBestFileError, OutputError
-from runtime.write_whole import write_text
+from runtime.files.write_whole import write_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from typing import Final
 from bench.nbest.blocks import Block, PartFolder, Result, Task, blocks_of, results_in_order
 from bench.nbest.crew import Cost, OpenPipeline, Pipeline, require_same
 from bench.nbest.records import NBestHeader
-from runtime.closing import Closing
 from runtime.errors import EarsightError, InferenceError, SettingsError
+from runtime.files.closing import Closing
 
 MOST_DEATHS: Final = 5  # of workers at one block, or while they open their pipeline
 MOST_WORKERS: Final = 1024

@@ -18,8 +18,8 @@ import numpy as np
 from bench.nbest.blocks import Block, PartFolder, Result, Task, blocks_of, results_in_order
 from bench.nbest.crew import Cost, OpenPipeline, Pipeline, require_same
 from bench.nbest.records import NBestHeader
-from runtime.closing import Closing
 from runtime.errors import EarsightError, ProviderError, SettingsError
+from runtime.files.closing import Closing
 
 try:
     import ray

@@ -8,7 +8,7 @@ from typing import Any, Final
 from bench.measure.system_info import system_info
 from runtime.bundle.json_files import parse_json
 from runtime.errors import SettingsError
-from runtime.write_whole import write_json
+from runtime.files.write_whole import write_json
 
 SCHEMA: Final = "earsight.nbest-run/1"
 

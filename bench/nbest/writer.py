@@ -11,9 +11,9 @@ from typing import Any
 from bench.nbest.file import header_from, utterance_from
 from bench.nbest.records import NBestHeader, NBestUtterance
 from runtime.bundle.json_files import parse_row
-from runtime.closing import Closing
 from runtime.errors import NBestFileError, OutputError
-from runtime.write_whole import lock, write_whole
+from runtime.files.closing import Closing
+from runtime.files.write_whole import lock, write_whole
 
 
 class NBestWriter(Closing):

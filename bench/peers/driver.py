@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.peers.base import PeerError, thread_environment
-from runtime.closing import Closing
-from runtime.write_whole import write_whole_folder
+from runtime.files.closing import Closing
+from runtime.files.write_whole import write_whole_folder
 
 Kind = Literal["speech", "text", "memory", "checkpoint", "pipeline"]
 CONVERSION_SECONDS = 3_600

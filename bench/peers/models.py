@@ -13,7 +13,7 @@ from bench.peers.base import PeerError, Workload
 from bench.peers.driver import CONVERSION_SECONDS, LOG, Worker
 from runtime.bundle.bundle import Bundle
 from runtime.errors import CheckpointError, SettingsError
-from runtime.write_whole import write_whole_folder
+from runtime.files.write_whole import write_whole_folder
 
 DEFAULT_CLIP = "clip-vit-base-patch32"
 DEFAULT_WHISPER = "whisper-tiny"

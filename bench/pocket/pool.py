@@ -20,7 +20,7 @@ from bench.pocket.corpus import SEED, training_utterance
 from bench.pocket.degradation import not_speech
 from bench.pocket.speech import SAMPLE_RATE
 from runtime.commands.console import run_guarded
-from runtime.write_whole import write_whole
+from runtime.files.write_whole import write_whole
 
 SHARD_SIZE: Final = 500
 GROUPS: Final = ("clean", "mild", "moderate", "severe")

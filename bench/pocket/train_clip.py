@@ -21,7 +21,7 @@ from bench.pocket.clip_batches import IMAGE_SIZE, MEAN, NOTHING, PATCH, STD, Bat
 from bench.pocket.clip_tokenizer import MAX_TOKENS, make_clip_tokenizer
 from bench.pocket.training import Session, add_arguments, make_tokenizer, run_trainer
 from bench.pocket.vocabulary import OBJECT_COLOURS
-from runtime.write_whole import write_whole_folder
+from runtime.files.write_whole import write_whole_folder
 
 WIDTH: Final = 128
 WRONG: Final = 6  # wrong captions for each picture

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from bench.pocket.captions import draw_scene
 from runtime.commands.console import run_guarded
 from runtime.errors import CheckpointError
-from runtime.write_whole import write_whole
+from runtime.files.write_whole import write_whole
 
 logger = logging.getLogger(__name__)
 

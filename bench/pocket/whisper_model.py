@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.pocket.pool import MEL_BINS, WINDOW_SECONDS, feature_extractor
 from bench.pocket.whisper_tokenizer import END, MAX_TOKENS, NO_TIMESTAMPS, SPECIALS, START, timestamp
-from runtime.write_whole import write_whole_folder
+from runtime.files.write_whole import write_whole_folder
 
 WIDTH: Final = 128
 FRAMES: Final = 100 * WINDOW_SECONDS  # of the log-mel window

@@ -11,7 +11,7 @@ from bench.nbest.records import NBestFile
 from bench.report.examples import select_examples
 from bench.report.plots import draw_plots
 from bench.tuning import TuneResult
-from runtime.write_whole import write_text
+from runtime.files.write_whole import write_text
 
 PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from runtime.write_whole import write_text, write_whole
+from runtime.files.write_whole import write_text, write_whole
 
 # Readable on light and on dark ground; INK becomes the text colour of the page.
 INK: Final = "#0a0b0c"

@@ -6,7 +6,7 @@ from typing import Any
 from bench.report.page import environment
 from bench.report.plots import BLUE, GREEN, GREY, INK, ORANGE, Plot, finish_plot
 from bench.serving.table import server_line, shown_ms, shown_statuses
-from runtime.write_whole import write_text
+from runtime.files.write_whole import write_text
 
 
 def write_page(report: dict[str, Any], folder: Path) -> Path:

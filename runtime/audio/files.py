@@ -20,9 +20,9 @@ import soundfile
 from runtime.audio.av_files import AvSound
 from runtime.audio.parts import find_parts
 from runtime.audio.source import CONVERT, SIZE_TOLERANCE, Part, Source, View, interrupts_kept
-from runtime.closing import Closing
 from runtime.errors import AudioError, AudioNotFoundError, AudioTooLongError
-from runtime.given_files import open_file, read_object
+from runtime.files.closing import Closing
+from runtime.files.given import open_file, read_object
 
 MIN_RATE: Final = 1_000  # Hz; telephones record at 8,000
 MAX_RATE: Final = 768_000  # Hz; the fastest converters on sale

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import ImageCacheError, OutputError
-from runtime.write_whole import write_whole
+from runtime.files.write_whole import write_whole
 
 Embedding = npt.NDArray[np.float32]
 

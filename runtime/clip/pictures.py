@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, Jpeg2KImagePlugin, JpegImagePlugin, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
-from runtime.given_files import open_file, read_object
+from runtime.files.given import open_file, read_object
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from runtime.bundle.bundle import Bundle
 from runtime.clip.cache import save_image_cache
 from runtime.clip.pictures import picture_suffixes
-from runtime.commands import doctor, engines, serve, triton
+from runtime.commands import doctor, engines, serve
 from runtime.commands.console import EXIT_DONE, run_guarded
 from runtime.commands.options import (
     add_pipeline_arguments,
@@ -21,6 +21,7 @@ from runtime.commands.options import (
     make_pipeline,
     make_sessions,
 )
+from runtime.commands.triton import command as triton
 from runtime.errors import ImageError, ImageNotFoundError, OutputError, SettingsError
 from runtime.fusion import DEFAULT_ALPHA
 from runtime.pipeline import MultimodalASR

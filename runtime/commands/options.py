@@ -11,7 +11,7 @@ from runtime.sessions.factory import SessionFactory, SessionSettings
 from runtime.sessions.obstacles import ORT_NAMES
 from runtime.sessions.opening import open_sessions
 from runtime.sessions.tensorrt.engines import EngineSettings
-from runtime.speech_gate import DEFAULT_GATE, SpeechGate
+from runtime.speech_gate.gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.beam_settings import DISTINCT
 from runtime.whisper.short_encoder import WINDOWS
 

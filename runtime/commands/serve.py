@@ -10,9 +10,9 @@ from typing import Final
 
 from runtime.commands.console import EXIT_DONE, EXIT_FAULT
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
-from runtime.corrections import CorrectionStore
 from runtime.errors import SettingsError
 from runtime.pipeline import MultimodalASR
+from runtime.server.correction_store import CorrectionStore
 from runtime.server.limits import Limits
 from runtime.sessions.processors import usable_processors
 

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from runtime.bundle.json_files import parse_json
-from runtime.corrections import DAY_S, Correction, CorrectionStore, SentFile
 from runtime.errors import EarsightError, ImageNotFoundError, OutputError, SettingsError
 from runtime.server.bodies import form_fields
+from runtime.server.correction_store import DAY_S, Correction, CorrectionStore, SentFile
 from runtime.server.faults import Fault, fault_of
 from runtime.server.fields import read_fields
 from runtime.server.requests import CORRECTION, MOST_BEAMS, SHOWN

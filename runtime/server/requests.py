@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from runtime.corrections import HOWS
 from runtime.errors import SettingsError
 from runtime.fusion import checked_alpha
 from runtime.pipeline import MultimodalASR
 from runtime.server.answers import FORMATS
+from runtime.server.correction_store import HOWS
 from runtime.server.faults import Fault, fault_of
 from runtime.server.fields import Field
 from runtime.whisper.beam_settings import BeamSearchSettings

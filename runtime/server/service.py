@@ -13,11 +13,11 @@ from PIL import Image
 from runtime.audio.files import AudioLimits
 from runtime.audio.load import Waveform
 from runtime.bundle.bundle import MANIFEST
-from runtime.corrections import CorrectionStore
 from runtime.errors import EarsightError
 from runtime.pipeline import MultimodalASR
 from runtime.server.access import Access
 from runtime.server.admission import Admission
+from runtime.server.correction_store import CorrectionStore
 from runtime.server.decoding import Decoders, decode_audio, decode_picture
 from runtime.server.engine import Engine
 from runtime.server.faults import Fault, fault_of

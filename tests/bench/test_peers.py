@@ -15,7 +15,7 @@ from bench.peers.memory_read import MemoryRead
 from bench.peers.models import make_workload, read_geometry
 from bench.peers.registry import SPEECH_PRECISIONS, expand, speech_peer, text_peer
 from runtime.errors import CheckpointError, SettingsError
-from runtime.write_whole import write_whole_folder
+from runtime.files.write_whole import write_whole_folder
 
 WORK = Workload(prompt=(5, 6), end_of_text=3, steps=2, beams=2, threads=1)
 

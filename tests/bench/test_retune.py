@@ -13,8 +13,8 @@ from bench.manifest import read_manifest
 from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, read_nbest
 from bench.tuning.options import TuneOptions
 from bench.tuning.selection import runtime_choices
-from runtime.corrections import Correction, CorrectionStore, SentFile
 from runtime.fusion_settings import FusionSettings
+from runtime.server.correction_store import Correction, CorrectionStore, SentFile
 from tests.conftest import POCKET
 
 QUICK = TuneOptions(replicates=500)

@@ -21,13 +21,13 @@ from export.bundle_writer import ExportRequest, write_bundle
 from export.checkpoints import Source
 from export.parity import TOLERANCE
 from export.random_checkpoints import CLIP, WHISPER, make_clip_checkpoint, make_whisper_checkpoint
-from runtime import write_whole
 from runtime.bundle.bundle import MANIFEST, Bundle
 from runtime.bundle.graph import graph_path
 from runtime.errors import CheckpointError, OutputError, ParityError, ProviderError, SettingsError
+from runtime.files import write_whole
+from runtime.files.write_whole import exchange
 from runtime.pipeline import MultimodalASR
 from runtime.sessions.openvino import read_openvino
-from runtime.write_whole import exchange
 from tests.conftest import ROOT
 
 MODELS = ROOT / "bench" / "pocket" / "models"

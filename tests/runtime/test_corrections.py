@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench.manifest import read_manifest
-from runtime import corrections as module
-from runtime.corrections import DAY_S, Correction, CorrectionStore, SentFile, read_rows
 from runtime.errors import OutputError, SettingsError
+from runtime.server import correction_store as module
+from runtime.server.correction_store import DAY_S, Correction, CorrectionStore, SentFile, read_rows
 from tests.conftest import ROOT
 from tests.tools.correction_writer import run_killed, utterance
 

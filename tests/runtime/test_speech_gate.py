@@ -12,9 +12,9 @@ from runtime.audio.load import load_audio
 from runtime.audio.pitch import pitch_movement
 from runtime.errors import SettingsError
 from runtime.pipeline import MultimodalASR
-from runtime.repetition import loop_warning, loops, repeats_itself, words_of
 from runtime.results import Hypothesis, SegmentTranscription
-from runtime.speech_gate import SpeechGate, loudest_dbfs
+from runtime.speech_gate.gate import SpeechGate, loudest_dbfs
+from runtime.speech_gate.repetition import loop_warning, loops, repeats_itself, words_of
 from tests.conftest import POCKET, SHARED
 from tests.tools.sounds import KINDS, RATE, sound
 

@@ -21,9 +21,9 @@ from runtime.bundle.bundle import Bundle
 from runtime.clip.cache import save_image_cache
 from runtime.clip.encoders import ImageEncoder
 from runtime.commands.main import main
+from runtime.commands.triton.repository import requirements
 from runtime.errors import BundleError
 from runtime.pipeline import MultimodalASR
-from runtime.triton.repository import requirements
 from tests.conftest import POCKET
 
 TEST_SET = POCKET / "data" / "test"
@@ -90,10 +90,10 @@ def stub(monkeypatch):
     for part in (Tensor, InferenceResponse, TritonError, get_input_tensor_by_name):
         setattr(module, part.__name__, part)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", module)
-    monkeypatch.delitem(sys.modules, "runtime.triton.model", raising=False)
+    monkeypatch.delitem(sys.modules, "runtime.commands.triton.model", raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield module
-    sys.modules.pop("runtime.triton.model", None)
+    sys.modules.pop("runtime.commands.triton.model", None)
 
 
 def write(bundle, output, *options):

@@ -11,9 +11,16 @@ import pytest
 
 from bench.nbest.file import NBestHeader, NBestUtterance, read_nbest
 from bench.nbest.writer import NBestWriter
-from runtime import write_whole as module
 from runtime.errors import OutputError
-from runtime.write_whole import lock, replace_folder, write_json, write_text, write_whole, write_whole_folder
+from runtime.files import write_whole as module
+from runtime.files.write_whole import (
+    lock,
+    replace_folder,
+    write_json,
+    write_text,
+    write_whole,
+    write_whole_folder,
+)
 from tests.conftest import ROOT
 
 
@@ -90,7 +97,7 @@ def test_a_folder_comes_where_there_was_none(tmp_path):
 
 def test_one_process_at_a_time_has_a_file(tmp_path):
     code = (
-        "import sys; from runtime.write_whole import lock\n"
+        "import sys; from runtime.files.write_whole import lock\n"
         "with open(sys.argv[1], 'r+') as file: print(lock(file, wait=False))"
     )
 

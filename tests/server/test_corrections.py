@@ -14,11 +14,11 @@ import pytest
 
 from bench.manifest import read_manifest
 from runtime.commands.main import main
-from runtime.corrections import DAY_S, Correction, CorrectionStore, SentFile, read_rows
 from runtime.pipeline import MultimodalASR
 from runtime.server import corrections as endpoints
 from runtime.server.access import Access
 from runtime.server.app import create_app
+from runtime.server.correction_store import DAY_S, Correction, CorrectionStore, SentFile, read_rows
 from runtime.server.limits import Limits
 from runtime.server.openapi import document
 from runtime.server.service import Service

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bench.manifest import read_manifest
-from runtime.corrections import CorrectionStore
 from runtime.server.access import Access
+from runtime.server.correction_store import CorrectionStore
 from runtime.server.gallery import read_gallery
 from runtime.server.page import FOLDER, HEADERS, page_files
 from runtime.server.pictures import picture_id

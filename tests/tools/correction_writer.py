@@ -9,8 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from runtime import write_whole
-from runtime.corrections import Correction, CorrectionStore, SentFile
+from runtime.files import write_whole
+from runtime.server.correction_store import Correction, CorrectionStore, SentFile
 
 
 def utterance(speaker: str, number: int) -> tuple[Correction, SentFile, SentFile]:

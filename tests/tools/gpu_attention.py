@@ -29,6 +29,7 @@ from bench.measure.timing import Stopwatch, summarize
 from bench.peers.models import make_workload
 from runtime.bundle.json_files import read_json_object
 from runtime.commands.console import run_guarded
+from runtime.files.write_whole import write_json
 from runtime.sessions.factory import (
     Provider,
     SessionSettings,
@@ -37,7 +38,6 @@ from runtime.sessions.factory import (
     session_options,
 )
 from runtime.whisper.lineage import HIDDEN
-from runtime.write_whole import write_json
 
 FORMS: Final = ("growing", "fixed", "indirect")
 TOKENS: Final = (16, 64, 256)  # generated before the step

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from runtime.bundle.graph import Graph
 from runtime.errors import OutputError
+from runtime.files.write_whole import write_json
 from runtime.sessions.tensorrt.profiles import EngineLimits
-from runtime.write_whole import write_json
 
 logger = logging.getLogger(__name__)
 

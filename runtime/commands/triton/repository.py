@@ -13,12 +13,12 @@ import onnxruntime as ort
 import runtime
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.graph import Graph
+from runtime.commands.triton.config import BUNDLE, DATA_TYPES, ModelConfig, Port
 from runtime.errors import OutputError, SettingsError
+from runtime.files.write_whole import write_text, write_whole_folder
 from runtime.sessions.choice import Provider
 from runtime.sessions.obstacles import ProviderName
 from runtime.sessions.opening import default_precision
-from runtime.triton.config import BUNDLE, DATA_TYPES, ModelConfig, Port
-from runtime.write_whole import write_text, write_whole_folder
 
 PIPELINE: Final = "earsight"
 VISION: Final = "clip_vision"
@@ -31,7 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # the package `runtime` beside this file
 
-from runtime.triton.model import TritonPythonModel  # noqa: E402
+from runtime.commands.triton.model import TritonPythonModel  # noqa: E402
 
 __all__ = ["TritonPythonModel"]
 '''
@@ -80,7 +80,7 @@ class TritonSettings:
         provider: Where the models run.
         precision: Of the graphs; None for the fastest on the provider.
         instances: Pipelines at a time, on each GPU or on the CPU.
-        parameters: What the pipeline is told, see `runtime.triton.model`.
+        parameters: What the pipeline is told, see `runtime.commands.triton.model`.
         files: Files that go beside the bundle, by the name that they get.
     """
 

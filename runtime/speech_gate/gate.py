@@ -14,8 +14,8 @@ import numpy as np
 from runtime.audio.load import Waveform, level_dbfs
 from runtime.audio.pitch import pitch_movement
 from runtime.errors import SettingsError
-from runtime.repetition import repeats_itself
 from runtime.results import NoSpeech
+from runtime.speech_gate.repetition import repeats_itself
 
 LEVEL_FRAME_S: Final = 0.1  # the level of a recording is that of its loudest 0.1 s
 STILL: Final = 0.625  # times the movement of a voice: a pitch that moves less than this stands still
@@ -33,7 +33,7 @@ class SpeechGate:
     | too little is voiced | the model hears no speech *or* the text is improbable |
 
     Where too little is voiced and the pitch stood still before, it is taken to stand still: music goes on. A
-    text that repeats itself (`runtime.repetition`) counts as improbable, since its probability says nothing.
+    text that repeats itself (`repetition.py`) counts as improbable, since its probability says nothing.
     A confident model is believed even where the pitch stands still: some people speak with an electrolarynx.
 
     Attributes:

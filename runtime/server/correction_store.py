@@ -26,7 +26,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from runtime.bundle.json_files import parse_json
 from runtime.errors import EarsightError, OutputError, SettingsError
-from runtime.write_whole import lock, sync_names, write_whole
+from runtime.files.write_whole import lock, sync_names, write_whole
 
 MANIFEST: Final = "manifest.jsonl"
 REJECTED: Final = "rejected.jsonl"

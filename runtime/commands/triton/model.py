@@ -16,10 +16,10 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
+from runtime.commands.triton.config import ALPHA, BUNDLE, FILES, OPTIONS
 from runtime.errors import EarsightError, SettingsError
 from runtime.pipeline import MultimodalASR
 from runtime.results import Transcription
-from runtime.triton.config import ALPHA, BUNDLE, FILES, OPTIONS
 
 
 class TritonPythonModel:

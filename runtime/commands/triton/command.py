@@ -7,10 +7,10 @@ from pathlib import Path
 from runtime.bundle.bundle import Bundle
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments
+from runtime.commands.triton.config import ALPHA, FILES, OPTIONS
+from runtime.commands.triton.repository import TritonSettings, write_repository
 from runtime.fusion import DEFAULT_ALPHA, checked_alpha
 from runtime.sessions.obstacles import parse_provider
-from runtime.triton.config import ALPHA, FILES, OPTIONS
-from runtime.triton.repository import TritonSettings, write_repository
 
 # Options that the configuration does not repeat: the bundle is copied, the GPU is Triton's.
 _NOT_REPEATED = frozenset({"help", "bundle", "device", "output", "alpha", "instances", "provider"})
