@@ -113,7 +113,7 @@ def compare_accuracy(
         normalizer: For word errors; hypotheses are compared as they are.
 
     Returns:
-        JSON-serialisable, see docs/measuring.md.
+        JSON-serialisable, see docs/comparing.md.
 
     Raises:
         NBestFileError: The two sides hold different utterances, or none.

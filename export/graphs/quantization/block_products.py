@@ -16,7 +16,7 @@ from export.graphs.quantization.graph_editor import MICROSOFT, GraphEditor, make
 from export.graphs.quantization.scales import symmetric_scales
 
 # Numbers that share a scale. Over a step of whisper-base, blocks of 256 are 1 % quicker and err a third more;
-# blocks of 64 are 6 % slower (docs/performance.md).
+# blocks of 64 are 6 % slower (docs/research/levers.md).
 BLOCK: Final = 128
 
 
