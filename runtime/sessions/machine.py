@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import importlib.metadata
 import importlib.util
 import io
 import logging
@@ -110,6 +109,8 @@ def read_machine() -> Machine:
 
 def installed_distributions() -> dict[str, str]:
     """Return name and version of every installed distribution that provides `import onnxruntime`."""
+    import importlib.metadata  # takes as long to import as a tenth of this package
+
     found: dict[str, str] = {}
     for name in _DISTRIBUTIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

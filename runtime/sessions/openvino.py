@@ -7,7 +7,6 @@ warning; what counts is `load_config`, with the names of OpenVINO's properties.
 
 import functools
 import importlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -55,6 +54,8 @@ def read_openvino() -> OpenVino:
     Returns:
         The answer; a plugin that is missing or broken is told there, not raised.
     """
+    import importlib.metadata  # takes as long to import as a tenth of this package
+
     try:
         version = importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
