@@ -31,9 +31,10 @@ REAL = float(UNREACHABLE) / 2
 # The utterances of a batch that nobody waits for any more; asked between two steps.
 GivenUp = Callable[[], Collection[int]]
 
-# Dropping finished rows makes the decoder copy the remaining ones: about the memory traffic of two steps
-# (one read, one write). Rows are dropped once the work spent on finished ones has reached that price,
-# which is never worse than twice the cost of the best moment in hindsight.
+# Finished rows behind all others are dropped for nothing. Dropping one among them makes the decoder copy the
+# remaining ones: about the memory traffic of two steps (one read, one write). It is done once the work spent
+# on finished ones has reached that price, which is never worse than twice the cost of the best moment in
+# hindsight.
 _COPY_COST_IN_STEPS = 2
 
 
@@ -352,18 +353,22 @@ class Search:
 
     def rows_worth_dropping(self) -> NDArray[np.int64] | None:
         """Drop the rows of finished utterances once that pays; return the rows that stay, None for all."""
-        live = self._live.count(True)
-        self._wasted += len(self._live) - live
-        if self._wasted < _COPY_COST_IN_STEPS * live or self._wasted == 0:
+        count, live = len(self._live), self._live.count(True)
+        leading = count - self._live[::-1].index(True)
+        self._wasted += leading - live
+        if self._wasted and self._wasted >= _COPY_COST_IN_STEPS * live:
+            rows = np.flatnonzero(self._live)
+            self._wasted = 0
+        elif leading < count:
+            rows = np.arange(leading)
+        else:
             return None
-        rows = np.flatnonzero(self._live)
         self._utterance = [self._utterance[row] for row in rows]
-        self._live = [True] * live
-        self._wasted = 0
+        self._live = [self._live[row] for row in rows]
         self._sums, self._worst, self._history = self._sums[rows], self._worst[rows], self._history[rows]
         self._limits = self._limits[rows]
         self.tokens, self.parents = self.tokens[rows], self.parents[rows]
-        self._row_index = self._row_index[:live]
+        self._row_index = self._row_index[: len(rows)]
         return rows
 
     def results(self, count: int) -> list[list[FinishedHypothesis]]:

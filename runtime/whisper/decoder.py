@@ -73,26 +73,32 @@ class OnnxStepDecoder(LineageDecoder):
         self._cache_names = [f"{kind}_{i}" for i in range(geometry.layers) for kind in ("key", "value")]
         empty = np.zeros((cross.batch, geometry.heads, hidden_entries, geometry.head_dim), kind)
         self._cache = [ort.OrtValue.ortvalue_from_numpy(empty, *device) for _ in self._cache_names]
+        # Tensors whose memory later ones share, which these do not keep alive by themselves.
+        self._lie_in: list[tuple[list[ort.OrtValue], dict[str, ort.OrtValue]]] = []
         self._bind_cross(cross.values)
 
     def keep(self, utterances: NDArray[np.int64]) -> None:
         """Go on with these utterances only.
 
-        On the CPU their cache and cross-attention are copied together. On a device the finished rows stay in
-        the batch and are computed for nothing, which is cheaper there than a round trip through the host.
+        On the CPU the others leave the batch: the first of all stay where they are, and any other choice is
+        copied together. On a device the finished rows stay in the batch and are computed for nothing, which
+        is cheaper there than a round trip through the host.
         """
         super().keep(utterances)
         if self._device[0] != "cpu":
             return
         rows, self._rows = self._rows, np.arange(len(utterances))
         self._batch = len(utterances)
-        self._cache = [ort.OrtValue.ortvalue_from_numpy(value.numpy()[rows]) for value in self._cache]
-        self._bind_cross(
-            {
-                name: ort.OrtValue.ortvalue_from_numpy(value.numpy()[rows])
-                for name, value in self._cross.items()
-            }
-        )
+        are_first = np.array_equal(rows, self._rows)
+        if are_first:
+            self._lie_in.append((self._cache, self._cross))
+
+        def kept(value: ort.OrtValue) -> ort.OrtValue:
+            array = value.numpy()
+            return ort.OrtValue.ortvalue_from_numpy(array[: len(rows)] if are_first else array[rows])
+
+        self._cache = [kept(value) for value in self._cache]
+        self._bind_cross({name: kept(value) for name, value in self._cross.items()})
 
     def _bind_cross(self, values: dict[str, ort.OrtValue]) -> None:
         self._cross = values  # the binding does not keep them alive

@@ -133,11 +133,13 @@ class WhisperModel:
 
         Returns:
             Groups to be decoded together: their places in `waveforms`, and their cross-attention. On a CPU it
-            is one group, encoded one by one, which takes no longer there; elsewhere a group is what needs as
-            much of the window as each other. What an utterance gets does not depend on the others.
+            is one group, encoded one by one, which takes no longer there, the longest first, so that what is
+            done early leaves from behind; elsewhere a group is what needs as much of the window as each
+            other. What an utterance gets does not depend on the others.
         """
         if self.device == "cpu":
-            return [(list(range(len(waveforms))), self._encode_one_by_one(waveforms, given_up))]
+            places = sorted(range(len(waveforms)), key=lambda place: -waveforms[place].size)
+            return [(places, self._encode_one_by_one(waveforms, places, given_up))]
         groups: dict[int | None, list[int]] = {}
         for place, waveform in enumerate(waveforms):
             groups.setdefault(self.leading_positions(waveform.size), []).append(place)
@@ -147,15 +149,17 @@ class WhisperModel:
             encoded.append((places, self.encode(features, leading)))
         return encoded
 
-    def _encode_one_by_one(self, waveforms: Sequence[Waveform], given_up: GivenUp) -> CrossAttention:
-        first, *others = waveforms
+    def _encode_one_by_one(
+        self, waveforms: Sequence[Waveform], places: Sequence[int], given_up: GivenUp
+    ) -> CrossAttention:
+        first = waveforms[places[0]]
         together = self.encode(self.features([first]), self.leading_positions(first.size))
-        if others:
-            together = together.first_of(len(waveforms))  # its shapes are those of all
-        for place, waveform in enumerate(others, start=1):
+        if len(places) > 1:
+            together = together.first_of(len(places))  # its shapes are those of all
+        for row, place in enumerate(places[1:], start=1):
             if place not in given_up():
-                features = self.features([waveform])
-                self.encode(features, self.leading_positions(waveform.size), together.row(place))
+                features = self.features([waveforms[place]])
+                self.encode(features, self.leading_positions(waveforms[place].size), together.row(row))
         return together
 
     @property

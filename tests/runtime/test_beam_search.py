@@ -253,6 +253,22 @@ def test_finished_utterances_leave_the_batch() -> None:
     assert sum(decoder.row_counts) < 7 * 12 / 2
 
 
+def test_finished_utterances_behind_all_others_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It copies nothing, so that it pays whatever a copy costs."""
+    monkeypatch.setattr(beam_search_module, "_COPY_COST_IN_STEPS", 10**9)
+    decoder = TableDecoder([1, 2, 3], VOCAB_SIZE, EOS, eos_shift=-30.0)
+    beam_search(
+        decoder,
+        [PROMPT] * 3,
+        BeamSearchSettings(num_beams=3),
+        TokenRules(VOCAB_SIZE, [1], [2]),
+        eos_token_id=EOS,
+        max_length=len(PROMPT) + 12,
+        most_tokens=[6, 3, 2],
+    )
+    assert decoder.row_counts == [3, 3, 2, 1, 1, 1]
+
+
 @pytest.mark.parametrize("gone", [{0}, {1, 2}, {0, 1, 2}])
 def test_an_utterance_that_is_given_up_takes_no_further_step(gone: set[int]) -> None:
     decoder = TableDecoder([1, 2, 3], VOCAB_SIZE, EOS, eos_shift=-30.0)

@@ -78,7 +78,7 @@ def test_the_random_cases_drop_rows(monkeypatch, tmp_path):
     pytest.fail("no case dropped an utterance")
 
 
-@pytest.mark.parametrize("rows", [[0], [2], [0, 2], [1, 2], [2, 0]])
+@pytest.mark.parametrize("rows", [[0], [2], [0, 1], [0, 2], [1, 2], [2, 0]])
 def test_keep_goes_on_with_the_rows_that_it_names(rows, tmp_path, monkeypatch):
     """Three utterances, two beams that change places; after `keep` the steps are those of the kept alone."""
     case = random_case(3)
