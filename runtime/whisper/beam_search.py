@@ -232,7 +232,7 @@ class Search:
         self._pools = [_Pool(beams) for _ in range(utterances)]
         self._utterance = list(range(utterances))  # of every row
         self._live = [True] * utterances  # per row; a finished utterance's pool is frozen
-        self._wasted = 0  # row-steps spent on finished utterances since rows were last dropped
+        self._wasted = 0  # row-steps spent on finished utterances that stand among the others
         # Beams 1.. start unreachable, so that the K copies of the prompt count once.
         self._sums = np.full((utterances, beams), UNREACHABLE)
         self._sums[:, 0] = 0.0
@@ -353,13 +353,14 @@ class Search:
 
     def rows_worth_dropping(self) -> NDArray[np.int64] | None:
         """Drop the rows of finished utterances once that pays; return the rows that stay, None for all."""
-        count, live = len(self._live), self._live.count(True)
-        leading = count - self._live[::-1].index(True)
-        self._wasted += leading - live
-        if self._wasted and self._wasted >= _COPY_COST_IN_STEPS * live:
+        leading = len(self._live) - self._live[::-1].index(True)
+        live = self._live.count(True)
+        among = leading - live
+        self._wasted = self._wasted + among if among else 0
+        if among and self._wasted >= _COPY_COST_IN_STEPS * live:
             rows = np.flatnonzero(self._live)
             self._wasted = 0
-        elif leading < count:
+        elif leading < len(self._live):
             rows = np.arange(leading)
         else:
             return None
