@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -198,7 +198,7 @@ def _build(request: ExportRequest, identity: dict[str, Any], folder: Path) -> No
             for precision in wanted:
                 bar.set_postfix_str(f"check {part.folder} {precision}")
                 found = part.check(folder, precision, reference, sessions[precision])
-                parity[precision] += [difference.to_dict() for difference in found]
+                parity[precision] += [asdict(difference) for difference in found]
             if part.complete:
                 bar.set_postfix_str(f"complete {part.folder}")
                 more |= part.complete(model, folder, made, wanted, sessions, ranges)

@@ -4,10 +4,10 @@ The reference is the checkpoint as transformers runs it, not the modules that we
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -65,10 +65,6 @@ class Difference:
     largest: float
     relative: float
     tolerance: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields, for `bundle.json`."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,22 @@ CLIP: Final[Mapping[str, tuple[int, int, int, int, int, int]]] = MappingProxyTyp
 )
 
 
+def whisper_config(dimensions: WhisperDimensions, **tokens: int) -> WhisperConfig:
+    """Return the configuration of an architecture, with these special tokens."""
+    return WhisperConfig(
+        vocab_size=dimensions.vocab_size,
+        num_mel_bins=dimensions.mels,
+        d_model=dimensions.width,
+        encoder_layers=dimensions.encoder_layers,
+        decoder_layers=dimensions.decoder_layers,
+        encoder_attention_heads=dimensions.width // 64,
+        decoder_attention_heads=dimensions.width // 64,
+        encoder_ffn_dim=4 * dimensions.width,
+        decoder_ffn_dim=4 * dimensions.width,
+        **tokens,
+    )
+
+
 def make_whisper_checkpoint(architecture: str, folder: Path, seed: int = 0) -> None:
     """Write a random-weight Whisper checkpoint in Hugging Face format.
 
@@ -95,20 +111,8 @@ def make_whisper_checkpoint(architecture: str, folder: Path, seed: int = 0) -> N
     folder.mkdir(parents=True, exist_ok=True)
     special = _special_ids(dimensions)
     eos, start = special["<|endoftext|>"], special["<|startoftranscript|>"]
-    config = WhisperConfig(
-        vocab_size=dimensions.vocab_size,
-        num_mel_bins=dimensions.mels,
-        d_model=dimensions.width,
-        encoder_layers=dimensions.encoder_layers,
-        decoder_layers=dimensions.decoder_layers,
-        encoder_attention_heads=dimensions.width // 64,
-        decoder_attention_heads=dimensions.width // 64,
-        encoder_ffn_dim=4 * dimensions.width,
-        decoder_ffn_dim=4 * dimensions.width,
-        pad_token_id=eos,
-        bos_token_id=eos,
-        eos_token_id=eos,
-        decoder_start_token_id=start,
+    config = whisper_config(
+        dimensions, pad_token_id=eos, bos_token_id=eos, eos_token_id=eos, decoder_start_token_id=start
     )
     torch.manual_seed(seed)
     model = WhisperForConditionalGeneration(config)

@@ -303,6 +303,7 @@ class Recognizer:
             languages=codes,
             most_tokens=self.most_tokens(samples, codes),
             given_up=given_up,
+            last_use=True,
         )
         return [self._readable(found, code) for found, code in zip(lists, codes, strict=True)]
 

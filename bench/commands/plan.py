@@ -1,6 +1,7 @@
 """`python -m bench plan`: what n-best lists of a large corpus will take, from recorded runs of small ones."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("got neither --hours nor --against; expected one of them at least")
     model = fit([RunRecord.read(path) for path in args.records])
     print(_model_text(model))
-    report: dict[str, Any] = {"schema": SCHEMA, "model": model.to_dict()}
+    report: dict[str, Any] = {"schema": SCHEMA, "model": asdict(model)}
     if args.against is not None:
         there = RunRecord.read(args.against)
         expected = predict(model, there.utterances, there.speech_s, there.workers, there.workers)
@@ -66,14 +67,14 @@ def run(args: argparse.Namespace) -> int:
             f"{expected.wall_s / there.wall_s:.3f}; of processor {cpu_s:.1f} and {there.cpu_s:.1f} s: "
             f"{cpu_s / there.cpu_s:.3f}"
         )
-        report["against"] = {"measured_s": there.wall_s, "measured_cpu_s": there.cpu_s, **expected.to_dict()}
+        report["against"] = {"measured_s": there.wall_s, "measured_cpu_s": there.cpu_s, **asdict(expected)}
     if args.hours is not None:
         plans = [
             plan(model, args.hours, workers, per_machine=args.per_machine, utterance_s=args.utterance_s)
             for workers in args.workers
         ]
         print(_table(args.hours, plans))
-        report["plans"] = [each.to_dict() for each in plans]
+        report["plans"] = [asdict(each) for each in plans]
     if args.output is not None:
         write_json(args.output, report)
     return EXIT_DONE

@@ -53,39 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, default=50, metavar="N", help="most utterances (default %(default)s)"
     )
-    parser.add_argument(
-        "--bound", type=float, default=DEFAULTS.bound_s, metavar="S",
-        help="longest latency at the 99th percentile, seconds (default %(default)g)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=DEFAULTS.seconds,
-        metavar="S",
-        help="time at each rate (default %(default)g)",
-    )
-    parser.add_argument(
-        "--requests", type=int, default=DEFAULTS.requests, metavar="N",
-        help="requests of SingleStream and of Offline (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--at-a-time", type=int, default=DEFAULTS.at_a_time, metavar="N",
-        help="requests that Offline keeps under way (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--warm-up",
-        type=int,
-        default=DEFAULTS.warm_up,
-        metavar="N",
-        help="discarded requests (default %(default)s)",
-    )
+    for name, default, metavar, text in (
+        ("--bound", DEFAULTS.bound_s, "S", "longest latency at the 99th percentile, seconds"),
+        ("--seconds", DEFAULTS.seconds, "S", "time at each rate"),
+        ("--requests", DEFAULTS.requests, "N", "requests of SingleStream and of Offline"),
+        ("--at-a-time", DEFAULTS.at_a_time, "N", "requests that Offline keeps under way"),
+        ("--warm-up", DEFAULTS.warm_up, "N", "discarded requests"),
+        ("--refinements", DEFAULTS.refinements, "N", "more rates, at which the highest is narrowed down"),
+    ):
+        parser.add_argument(
+            name, type=type(default), default=default, metavar=metavar, help=f"{text} (default {default:g})"
+        )
     parser.add_argument(
         "--shares", default=",".join(f"{share:g}" for share in SHARES), metavar="LIST",
         help="rates, as shares of Offline's (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--refinements", type=int, default=DEFAULTS.refinements, metavar="N",
-        help="more rates, at which the highest is narrowed down (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=DEFAULTS.seed, metavar="N", help="of the arrivals")
 

@@ -14,8 +14,8 @@ from bench.nbest.table import log_probability_sum
 from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, NOTEBOOK, Normalizer, normalizer
 from bench.text.scoring import count_character_errors, count_word_errors
 from runtime.commands.console import EXIT_DONE
-from runtime.commands.options import add_pipeline_arguments, make_pipeline
-from runtime.fusion import DEFAULT_ALPHA, checked_alpha, rank
+from runtime.commands.options import add_alpha_argument, add_pipeline_arguments, make_pipeline
+from runtime.fusion import checked_alpha, rank
 from runtime.fusion_settings import FusionSettings
 
 SCHEMA: Final = "earsight.wer/1"
@@ -28,11 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="for nbest.jsonl and wer.json"
     )
-    parser.add_argument(
-        "--alpha",
-        type=float,
-        help=f"weight of the picture (default: that of --fusion, else {DEFAULT_ALPHA})",
-    )
+    add_alpha_argument(parser)
     parser.add_argument(
         "--normalizer",
         choices=NORMALIZER_NAMES,

@@ -52,10 +52,6 @@ class Gain:
     unit: str
     units: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Retuning:
@@ -87,8 +83,8 @@ class Retuning:
             "reason": self.refusal,
             "current": asdict(self.current),
             "candidate": asdict(self.result.fusion),
-            "overall": None if self.overall is None else self.overall.to_dict(),
-            "by_how": {how: gain.to_dict() for how, gain in self.by_how.items()},
+            "overall": None if self.overall is None else asdict(self.overall),
+            "by_how": {how: asdict(gain) for how, gain in self.by_how.items()},
             "bias": BIAS,
             "cross_validation": self.result.cross_validation,
             "correctness": self.result.correctness,

@@ -67,15 +67,9 @@ class NBestUtterance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the line's keys."""
-        return {
-            "id": self.id,
-            "reference": self.reference,
-            "speaker": self.speaker,
-            "group": self.group,
-            "image_id": self.image_id,
-            "duration_s": self.duration_s,
-            "hypotheses": [hypothesis.to_dict() for hypothesis in self.hypotheses],
-        }
+        about = ("id", "reference", "speaker", "group", "image_id", "duration_s")
+        hypotheses = [hypothesis.to_dict() for hypothesis in self.hypotheses]
+        return {name: getattr(self, name) for name in about} | {"hypotheses": hypotheses}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ speech, `k` what one more worker on the machine costs the others (memory bandwid
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -64,10 +64,6 @@ class CostModel:
     most_workers: int
     on_gpu: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -106,10 +102,6 @@ class Plan:
     audio_bytes_per_s: float
     bottleneck: str
     driver_limit: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
 
 
 def fit(records: Sequence[RunRecord]) -> CostModel:

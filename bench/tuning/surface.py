@@ -4,7 +4,7 @@ Every choice of hypothesis changes at finitely many alphas (`bench.tuning.fusion
 corpus therefore follow from one sum and the differences at those breakpoints, all in integers.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,15 +34,6 @@ class BestRange:
     def midpoint(self) -> float:
         """Middle of the range."""
         return 0.5 * (self.low + self.high)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON."""
-        return {
-            "low": self.low,
-            "high": self.high,
-            "includes_low": self.includes_low,
-            "includes_high": self.includes_high,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +92,7 @@ class ErrorSurface:
             "breakpoints": self.breakpoints.tolist(),
             "wer": [error_rate(e, self.reference_words) for e in self.interval_errors.tolist()],
             "wer_at_breakpoints": [error_rate(e, self.reference_words) for e in self.point_errors.tolist()],
-            "best_intervals": [r.to_dict() for r in self.best_ranges()],
+            "best_intervals": [asdict(best) for best in self.best_ranges()],
             "best_wer": error_rate(self.best_errors, self.reference_words),
         }
 

@@ -16,6 +16,7 @@ from runtime.clip.pictures import picture_suffixes
 from runtime.commands import doctor, engines, serve
 from runtime.commands.console import EXIT_DONE, run_guarded
 from runtime.commands.options import (
+    add_alpha_argument,
     add_pipeline_arguments,
     add_session_arguments,
     make_pipeline,
@@ -23,7 +24,6 @@ from runtime.commands.options import (
 )
 from runtime.commands.triton import command as triton
 from runtime.errors import ImageError, ImageNotFoundError, OutputError, SettingsError
-from runtime.fusion import DEFAULT_ALPHA
 from runtime.pipeline import MultimodalASR
 from runtime.results import Transcription
 
@@ -48,11 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     picture = transcribe.add_mutually_exclusive_group()
     picture.add_argument("--image", metavar="FILE", help="the picture that the speaker describes")
     picture.add_argument("--image-id", metavar="KEY", help="key of the picture in --image-cache")
-    transcribe.add_argument(
-        "--alpha",
-        type=float,
-        help=f"weight of the picture, 0 to 1 (default: that of --fusion, else {DEFAULT_ALPHA})",
-    )
+    add_alpha_argument(transcribe)
     transcribe.add_argument(
         "--truncate",
         action="store_true",

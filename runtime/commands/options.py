@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runtime.audio.segmentation import DEFAULT_PAUSE_S
 from runtime.bundle.bundle import Bundle
+from runtime.fusion import DEFAULT_ALPHA
 from runtime.pipeline import MultimodalASR
 from runtime.recognizer import LEAST_TOKENS, TOKENS_PER_SECOND
 from runtime.sessions.factory import SessionFactory, SessionSettings
@@ -50,6 +51,15 @@ def add_session_arguments(parser: argparse.ArgumentParser, *, required: bool = T
         type=Path,
         metavar="DIR",
         help="TensorRT engines, built by `python -m runtime engines` (default: beside the graphs)",
+    )
+
+
+def add_alpha_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--alpha`; None where it is not given."""
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        help=f"weight of the picture, 0 to 1 (default: that of --fusion, else {DEFAULT_ALPHA})",
     )
 
 

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Final
 
 from runtime.commands.console import EXIT_DONE, EXIT_FAULT
-from runtime.commands.options import add_pipeline_arguments, make_pipeline
+from runtime.commands.options import add_alpha_argument, add_pipeline_arguments, make_pipeline
 from runtime.errors import SettingsError
 from runtime.pipeline import MultimodalASR
 from runtime.server.correction_store import CorrectionStore
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `python -m runtime serve`."""
     add_pipeline_arguments(parser)
     parser.set_defaults(window="auto")
-    parser.add_argument("--alpha", type=float, help="weight of the picture (default: that of --fusion)")
+    add_alpha_argument(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default %(default)s)")
     parser.add_argument(
         "--port", type=int, default=8000, help="port to listen at; 0 for any (default %(default)s)"

@@ -8,7 +8,8 @@ from starlette.responses import JSONResponse, Response
 from runtime.errors import EarsightError
 from runtime.results import Hypothesis
 from runtime.server.answers import alternatives_of
-from runtime.server.bodies import form_fields, json_object
+from runtime.server.asked import read_asked
+from runtime.server.bodies import form_fields
 from runtime.server.faults import Fault, fault_of
 from runtime.server.fields import read_fields
 from runtime.server.requests import HYPOTHESIS, MOST_TEXTS, PICTURES, RESCORE, require_model
@@ -55,17 +56,12 @@ async def rescore(request: Request) -> Response:
     """
     service: Service = request.app.state.service
     with service.admission.request():
-        body = await json_object(request, service.limits)
-        hypotheses = _hypotheses(body.pop("hypotheses", None))
-        values = read_fields(body.items(), RESCORE)
-        require_model(values["model"], service.models)
-        deadline = service.deadline()
-        embedding = await service.required_picture(values, deadline)
+        asked = await read_asked(request, "hypotheses", _hypotheses, RESCORE)
         asr = service.asr
-        alpha = asr.alpha if values["alpha"] is None else values["alpha"]
+        alpha = asr.alpha if asked.values["alpha"] is None else asked.values["alpha"]
         try:
             rescored, confidence = await service.on_engine(
-                lambda: asr.rescore_with_confidence(hypotheses, embedding, alpha), deadline
+                lambda: asr.rescore_with_confidence(asked.texts, asked.picture, alpha), asked.deadline
             )
         except EarsightError as error:
             raise fault_of(error, "hypotheses") from error

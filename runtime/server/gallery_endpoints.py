@@ -10,10 +10,10 @@ from starlette.responses import JSONResponse, Response
 
 from runtime.errors import EarsightError, ImageNotFoundError
 from runtime.fusion import to_caption_style
-from runtime.server.bodies import json_object
+from runtime.server.asked import read_asked
 from runtime.server.faults import Fault, fault_of
-from runtime.server.fields import MOST_TEXT, read_fields
-from runtime.server.requests import FIT, MOST_TEXTS, require_model
+from runtime.server.fields import MOST_TEXT
+from runtime.server.requests import FIT, MOST_TEXTS
 from runtime.server.service import Service
 
 MOST_COMPARED: Final = 32  # pictures of the gallery that a picture is compared with
@@ -64,16 +64,12 @@ async def fit(request: Request) -> Response:
     """
     service: Service = request.app.state.service
     with service.admission.request():
-        body = await json_object(request, service.limits)
-        texts = _texts(body.pop("texts", None))
-        values = read_fields(body.items(), FIT)
-        require_model(values["model"], service.models)
-        deadline = service.deadline()
-        embedding = await service.required_picture(values, deadline)
-        others = [key for key in service.gallery if key != values["image_id"]]
+        asked = await read_asked(request, "texts", _texts, FIT)
+        deadline = asked.deadline
+        others = [key for key in service.gallery if key != asked.values["image_id"]]
         others = others[:: -(-len(others) // MOST_COMPARED) or 1]
-        embeddings = [embedding, *[await service.gallery_embedding(key, deadline) for key in others]]
-        captions = [to_caption_style(text) for text in texts]
+        embeddings = [asked.picture, *[await service.gallery_embedding(key, deadline) for key in others]]
+        captions = [to_caption_style(text) for text in asked.texts]
         try:
             encoded = await service.on_engine(lambda: service.asr.encode_texts(captions), deadline)
         except EarsightError as error:

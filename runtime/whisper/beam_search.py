@@ -31,11 +31,11 @@ REAL = float(UNREACHABLE) / 2
 # The utterances of a batch that nobody waits for any more; asked between two steps.
 GivenUp = Callable[[], Collection[int]]
 
-# Finished rows behind all others are dropped for nothing. Dropping one among them makes the decoder copy the
-# remaining ones: about the memory traffic of two steps (one read, one write). It is done once the work spent
-# on finished ones has reached that price, which is never worse than twice the cost of the best moment in
+# Finished rows behind all others are dropped for nothing. One that stands among the others is dropped by
+# moving the last row into its place, which takes the decoder about as long as a step of that row. It is done
+# once as many steps were spent on finished rows: never worse than twice the cost of the best moment in
 # hindsight.
-_COPY_COST_IN_STEPS = 2
+_MOVE_COST_IN_STEPS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,12 +353,13 @@ class Search:
 
     def rows_worth_dropping(self) -> NDArray[np.int64] | None:
         """Drop the rows of finished utterances once that pays; return the rows that stay, None for all."""
-        leading = len(self._live) - self._live[::-1].index(True)
-        live = self._live.count(True)
-        among = leading - live
-        self._wasted = self._wasted + among if among else 0
-        if among and self._wasted >= _COPY_COST_IN_STEPS * live:
-            rows = np.flatnonzero(self._live)
+        live = np.flatnonzero(self._live)
+        count, leading = len(live), int(live[-1]) + 1
+        self._wasted = self._wasted + leading - count if leading > count else 0
+        fillers = live[live >= count]  # live rows behind, as many as there are free places in front
+        if len(fillers) and self._wasted >= _MOVE_COST_IN_STEPS * len(fillers):
+            rows = np.arange(count)
+            rows[[not is_live for is_live in self._live[:count]]] = fillers
             self._wasted = 0
         elif leading < len(self._live):
             rows = np.arange(leading)

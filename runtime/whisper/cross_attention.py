@@ -1,11 +1,12 @@
 """What an encoder hands to the decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import DTypeLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,25 +17,63 @@ class CrossAttention:
         values: By graph name: `cross_key_{i}` (N, heads, head_dim, positions) and `cross_value_{i}`
             (N, heads, positions, head_dim).
         batch: N.
+        room: What of `Rooms` its memory is part of; None where the memory is its own.
     """
 
     values: dict[str, ort.OrtValue]
     batch: int
+    room: "CrossAttention | None" = None
 
-    def first_of(self, batch: int) -> Self:
-        """Return one of `batch` utterances, in the processor's memory: this one, then zeros."""
-        values = {}
-        for name, value in self.values.items():
-            array = value.numpy()
-            together = np.zeros((batch, *array.shape[1:]), array.dtype)
-            together[: self.batch] = array
-            values[name] = ort.OrtValue.ortvalue_from_numpy(together)
-        return type(self)(values, batch)
+    def rows(self, first: int, end: int) -> Self:
+        """Return the part of some utterances; it shares the memory of the whole."""
+        arrays = {name: value.numpy()[first:end] for name, value in self.values.items()}
+        parts = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        return type(self)(parts, end - first, self.room)
 
-    def row(self, utterance: int) -> Self:
-        """Return the part of one utterance; it shares the memory of the whole."""
-        rows = {name: value.numpy()[utterance : utterance + 1] for name, value in self.values.items()}
-        return type(self)({name: ort.OrtValue.ortvalue_from_numpy(row) for name, row in rows.items()}, 1)
+    def clear(self) -> None:
+        """Set all to zero."""
+        for value in self.values.values():
+            value.numpy()[:] = 0
+
+
+class Rooms:
+    """The processor's memory for batches of utterances, handed from one batch to the next.
+
+    The system clears what it hands out, page by page. For 37 MB an utterance (whisper-base) that takes 6 ms
+    and more, a sixth of the decoder's work for it.
+
+    Args:
+        shapes: By graph name, of one utterance.
+        kind: Type of the numbers.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], kind: DTypeLike) -> None:
+        self._shapes = shapes
+        self._kind = np.dtype(kind)
+        self._free: list[CrossAttention] = []  # as many as there are batches at a time
+
+    def borrow(self, batch: int) -> CrossAttention:
+        """Return memory for so many utterances; what lies in it is of no meaning."""
+        try:
+            room = self._free.pop()
+        except IndexError:  # none, or another thread was quicker
+            room = self._build(batch)
+        if room.batch < batch:
+            room = self._build(batch)
+        part = room.rows(0, batch)
+        return CrossAttention(part.values, batch, room)
+
+    def give_back(self, cross: CrossAttention) -> None:
+        """Take back what nobody needs any more; nothing to do where it was not borrowed here."""
+        if cross.room is not None:
+            self._free.append(cross.room)
+
+    def _build(self, batch: int) -> CrossAttention:
+        values = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.empty((batch, *shape), self._kind))
+            for name, shape in self._shapes.items()
+        }
+        return CrossAttention(values, batch)
 
 
 def bind_cross_outputs(

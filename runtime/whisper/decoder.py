@@ -55,6 +55,7 @@ class OnnxStepDecoder(LineageDecoder):
         cross: The encoded utterances.
         device: Name and number of the device, for onnxruntime.
         hidden_entries: Entries that the cache begins with and nobody may see: TensorRT takes no empty one.
+        last_use: Whether nobody needs `cross` afterwards, so that rows of it may be written over.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class OnnxStepDecoder(LineageDecoder):
         cross: CrossAttention,
         device: tuple[str, int],
         hidden_entries: int = 0,
+        *,
+        last_use: bool = False,
     ) -> None:
         kind = np.float16 if geometry.half else np.float32
         super().__init__(cross.batch, kind, hidden_entries)
@@ -75,30 +78,27 @@ class OnnxStepDecoder(LineageDecoder):
         self._cache = [ort.OrtValue.ortvalue_from_numpy(empty, *device) for _ in self._cache_names]
         # Tensors whose memory later ones share, which these do not keep alive by themselves.
         self._lie_in: list[tuple[list[ort.OrtValue], dict[str, ort.OrtValue]]] = []
+        self._owns_cross = last_use
         self._bind_cross(cross.values)
 
     def keep(self, utterances: NDArray[np.int64]) -> None:
         """Go on with these utterances only.
 
-        On the CPU the others leave the batch: the first of all stay where they are, and any other choice is
-        copied together. On a device the finished rows stay in the batch and are computed for nothing, which
-        is cheaper there than a round trip through the host.
+        On the CPU the others leave the batch: who stays in place is not touched, who changes place is written
+        over one that leaves. On a device the finished rows stay in the batch and are computed for nothing,
+        which is cheaper there than a round trip through the host.
         """
         super().keep(utterances)
         if self._device[0] != "cpu":
             return
         rows, self._rows = self._rows, np.arange(len(utterances))
         self._batch = len(utterances)
-        are_first = np.array_equal(rows, self._rows)
-        if are_first:
-            self._lie_in.append((self._cache, self._cross))
-
-        def kept(value: ort.OrtValue) -> ort.OrtValue:
-            array = value.numpy()
-            return ort.OrtValue.ortvalue_from_numpy(array[: len(rows)] if are_first else array[rows])
-
-        self._cache = [kept(value) for value in self._cache]
-        self._bind_cross({name: kept(value) for name, value in self._cross.items()})
+        self._lie_in.append((self._cache, self._cross))
+        self._cache = [_leading(value, rows, in_place=True) for value in self._cache]
+        self._bind_cross(
+            {name: _leading(value, rows, in_place=self._owns_cross) for name, value in self._cross.items()}
+        )
+        self._owns_cross |= not np.array_equal(rows, self._rows)  # else it shares the memory of the given
 
     def _bind_cross(self, values: dict[str, ort.OrtValue]) -> None:
         self._cross = values  # the binding does not keep them alive
@@ -127,3 +127,13 @@ class OnnxStepDecoder(LineageDecoder):
         run_bound(self._session, binding, "decoder_model")
         log_probs, best, *self._cache = binding.get_outputs()
         return log_probs.numpy(), best.numpy()
+
+
+def _leading(value: ort.OrtValue, rows: NDArray[np.int64], *, in_place: bool) -> ort.OrtValue:
+    """Return these rows of a tensor on the CPU, first ones in its memory where they may be moved there."""
+    array = value.numpy()
+    moved = np.flatnonzero(rows != np.arange(len(rows)))
+    if len(moved) and not in_place:
+        return ort.OrtValue.ortvalue_from_numpy(array[rows])
+    array[moved] = array[rows[moved]]
+    return ort.OrtValue.ortvalue_from_numpy(array[: len(rows)])

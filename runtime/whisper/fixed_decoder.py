@@ -275,7 +275,12 @@ class FixedWhisperModel(WhisperModel):
         """What the decoder's runs are bound to."""
         return FixedBuffers(self.decoder, self.geometry, (self.device, self.device_id))
 
-    def step_decoder(self, cross: CrossAttention) -> FixedStepDecoder:
+    def step_decoder(
+        self,
+        cross: CrossAttention,
+        *,
+        last_use: bool = False,  # noqa: ARG002 - it only reads them
+    ) -> FixedStepDecoder:
         """Return a decoder of these utterances, at its beginning."""
         return FixedStepDecoder(self.buffers, cross)
 

@@ -16,7 +16,7 @@ from runtime.sessions.factory import SessionFactory
 from runtime.sessions.runs import require_input_shape, run_bound
 from runtime.whisper.beam_search import FinishedHypothesis, GivenUp, StepDecoder, beam_search
 from runtime.whisper.beam_settings import BeamSearchSettings
-from runtime.whisper.cross_attention import CrossAttention, bind_cross_outputs
+from runtime.whisper.cross_attention import CrossAttention, Rooms, bind_cross_outputs
 from runtime.whisper.decoder import DecoderGeometry, OnnxStepDecoder
 from runtime.whisper.log_mel import LogMelExtractor, Waveform
 from runtime.whisper.short_encoder import FRAMES_A_POSITION, ShortEncoder, Window
@@ -80,6 +80,8 @@ class WhisperModel:
                 f"{self.geometry.vocab_size}: they belong to different checkpoints; export the bundle again"
             )
         self._float = np.float16 if self.geometry.half else np.float32
+        shapes = {node.name: node.shape[1:] for node in self.decoder.get_inputs()}
+        self._rooms = Rooms({name: shapes[name] for name in self._cross_names}, self._float)
 
     @classmethod
     def of_bundle(
@@ -152,14 +154,17 @@ class WhisperModel:
     def _encode_one_by_one(
         self, waveforms: Sequence[Waveform], places: Sequence[int], given_up: GivenUp
     ) -> CrossAttention:
-        first = waveforms[places[0]]
-        together = self.encode(self.features([first]), self.leading_positions(first.size))
-        if len(places) > 1:
-            together = together.first_of(len(places))  # its shapes are those of all
-        for row, place in enumerate(places[1:], start=1):
-            if place not in given_up():
-                features = self.features([waveforms[place]])
-                self.encode(features, self.leading_positions(waveforms[place].size), together.row(row))
+        if len(places) == 1:
+            (waveform,) = waveforms
+            return self.encode(self.features([waveform]), self.leading_positions(waveform.size))
+        together = self._rooms.borrow(len(places))
+        for row, place in enumerate(places):
+            into = together.rows(row, row + 1)
+            if row and place in given_up():
+                into.clear()
+                continue
+            waveform = waveforms[place]
+            self.encode(self.features([waveform]), self.leading_positions(waveform.size), into)
         return together
 
     @property
@@ -178,10 +183,17 @@ class WhisperModel:
             else None
         )
 
-    def step_decoder(self, cross: CrossAttention) -> StepDecoder:
-        """Return a decoder of these utterances, at its beginning."""
+    def step_decoder(self, cross: CrossAttention, *, last_use: bool = False) -> StepDecoder:
+        """Return a decoder of these utterances, at its beginning.
+
+        Args:
+            cross: Encoded utterances.
+            last_use: Whether nobody needs them afterwards, so that the decoder may write over them.
+        """
         device = (self.device, self.device_id)
-        return OnnxStepDecoder(self.decoder, self.geometry, cross, device, self._hidden_entries)
+        return OnnxStepDecoder(
+            self.decoder, self.geometry, cross, device, self._hidden_entries, last_use=last_use
+        )
 
     def first_position(self, cross: CrossAttention) -> FirstPosition:
         """Read language and no-speech probability off one decoder step; the encoder does not run again."""
@@ -223,6 +235,7 @@ class WhisperModel:
         languages: Sequence[str | None] | None = None,
         most_tokens: Sequence[int] | None = None,
         given_up: GivenUp = tuple,
+        last_use: bool = False,
     ) -> list[list[FinishedHypothesis]]:
         """Beam search over encoded utterances; see `runtime.whisper.beam_search.beam_search`.
 
@@ -234,6 +247,7 @@ class WhisperModel:
             languages: Code of the language of each utterance, for `distinct="words"`; None where unknown.
             most_tokens: Most tokens to generate of each utterance, within those of the settings.
             given_up: Asked between two steps for utterances that are not worth another one.
+            last_use: Whether nobody needs `cross` afterwards; see `step_decoder`.
         """
         rules = TokenRules.of_checkpoint(self.tokens, timestamps=timestamps)
         eos, max_length = self.tokens.eos_token_id, self.tokens.max_length
@@ -241,8 +255,8 @@ class WhisperModel:
         if settings.distinct == "words":
             keys = [self.word_keys(language) for language in languages or [None] * cross.batch]
             search = partial(word_beam_search, keys=keys)
-        decoder = self.step_decoder(cross)
-        return search(
+        decoder = self.step_decoder(cross, last_use=last_use)
+        lists = search(
             decoder,
             prompts,
             settings,
@@ -252,6 +266,9 @@ class WhisperModel:
             most_tokens=most_tokens,
             given_up=given_up,
         )
+        if last_use:
+            self._rooms.give_back(cross)
+        return lists
 
 
 def _require_names(session: ort.InferenceSession, expected: Iterable[str], graph: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, WhisperConfig, WhisperForConditionalGeneration
+from transformers import BertConfig, WhisperForConditionalGeneration
 
 from export import bundle_writer
 from export import cli as export_cli
@@ -20,7 +20,13 @@ from export import random_checkpoints as architectures
 from export.bundle_writer import ExportRequest, write_bundle
 from export.checkpoints import Source
 from export.parity import TOLERANCE
-from export.random_checkpoints import CLIP, WHISPER, make_clip_checkpoint, make_whisper_checkpoint
+from export.random_checkpoints import (
+    CLIP,
+    WHISPER,
+    make_clip_checkpoint,
+    make_whisper_checkpoint,
+    whisper_config,
+)
 from runtime.bundle.bundle import MANIFEST, Bundle
 from runtime.bundle.graph import graph_path
 from runtime.errors import CheckpointError, OutputError, ParityError, ProviderError, SettingsError
@@ -353,17 +359,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", WHISPER)
 def test_whisper_dimensions_are_the_published_ones(name):
     dimensions = WHISPER[name]
-    config = WhisperConfig(
-        vocab_size=dimensions.vocab_size,
-        num_mel_bins=dimensions.mels,
-        d_model=dimensions.width,
-        encoder_layers=dimensions.encoder_layers,
-        decoder_layers=dimensions.decoder_layers,
-        encoder_attention_heads=dimensions.width // 64,
-        decoder_attention_heads=dimensions.width // 64,
-        encoder_ffn_dim=4 * dimensions.width,
-        decoder_ffn_dim=4 * dimensions.width,
-    )
+    config = whisper_config(dimensions)
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(config)
     expected = 51864 if dimensions.english else 51866 if dimensions.languages == 100 else 51865

@@ -223,14 +223,14 @@ def test_every_list_is_sorted_distinct_and_scored_by_the_formula(
     seeds=st.lists(st.integers(0, 10**6), min_size=2, max_size=7),
     settings=any_settings,
     eos_shift=st.sampled_from([0.0, 1.0, 2.0]),
-    copy_cost=st.sampled_from([0, 2, 10**9]),
+    move_cost=st.sampled_from([0, 1, 10**9]),
 )
 def test_a_list_does_not_depend_on_its_batch_mates(
-    seeds: list[int], settings: BeamSearchSettings, eos_shift: float, copy_cost: int
+    seeds: list[int], settings: BeamSearchSettings, eos_shift: float, move_cost: int
 ) -> None:
     """Also whenever finished rows are dropped: at once, as usual, never."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(beam_search_module, "_COPY_COST_IN_STEPS", copy_cost)
+        patch.setattr(beam_search_module, "_MOVE_COST_IN_STEPS", move_cost)
         together = run(TableDecoder(seeds, VOCAB_SIZE, EOS, eos_shift), len(seeds), settings)
     alone = [run(TableDecoder([seed], VOCAB_SIZE, EOS, eos_shift), 1, settings)[0] for seed in seeds]
     assert together == alone
@@ -254,8 +254,8 @@ def test_finished_utterances_leave_the_batch() -> None:
 
 
 def test_finished_utterances_behind_all_others_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It copies nothing, so that it pays whatever a copy costs."""
-    monkeypatch.setattr(beam_search_module, "_COPY_COST_IN_STEPS", 10**9)
+    """It moves nothing, so that it pays whatever a move costs."""
+    monkeypatch.setattr(beam_search_module, "_MOVE_COST_IN_STEPS", 10**9)
     decoder = TableDecoder([1, 2, 3], VOCAB_SIZE, EOS, eos_shift=-30.0)
     beam_search(
         decoder,

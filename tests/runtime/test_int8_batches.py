@@ -1,11 +1,17 @@
 """int8 lists do not depend on what else is in the batch: not one text, and no score."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bench.manifest import read_manifest
 from runtime.audio.load import load_audio
+from runtime.audio.segmentation import Segment
 from runtime.pipeline import MultimodalASR
+from runtime.recognizer import Utterance
 from tests.conftest import POCKET
 from tests.tools.batch_parity import random_batches
 
@@ -60,3 +66,33 @@ def test_log_probabilities_are_the_same_bits(asr, waveforms):
             for place in range(size):
                 np.testing.assert_array_equal(ids[place], single[place][step][1][0])
                 np.testing.assert_array_equal(log_probs[place], single[place][step][0][0])
+
+
+def test_memory_of_the_last_batch_leaves_no_trace(asr, waveforms, alone):
+    """Nor does what lies there where an utterance was given up before it was encoded."""
+    model = asr.whisper
+    spoilt = model._rooms.borrow(4)
+    for value in spoilt.values.values():
+        value.numpy()[:] = np.nan
+    model._rooms.give_back(spoilt)
+    utterances = [Utterance(Segment(0, waveform)) for waveform in waveforms[:4]]
+    found = replace(asr.recognizer, gate=None).recognise(utterances, given_up=lambda: [2])
+    for place in (0, 1, 3):
+        assert found[place].hypotheses == alone[place]
+    taken = model._rooms.borrow(3)
+    assert taken.room is spoilt.room, "the memory was used, and given back"
+
+
+def test_batches_at_a_time_have_memory_of_their_own(asr, waveforms, alone):
+    together = threading.Barrier(2)
+
+    def recognise(lane):
+        places = range(lane, UTTERANCES, 2)
+        together.wait()
+        for first in range(0, len(places), 4):
+            batch = places[first : first + 4]
+            lists = asr.generate_nbest_batch([waveforms[place] for place in batch])
+            assert lists == [alone[place] for place in batch]
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(recognise, range(2)))

@@ -78,8 +78,9 @@ def test_the_random_cases_drop_rows(monkeypatch, tmp_path):
     pytest.fail("no case dropped an utterance")
 
 
+@pytest.mark.parametrize("last_use", [False, True])
 @pytest.mark.parametrize("rows", [[0], [2], [0, 1], [0, 2], [1, 2], [2, 0]])
-def test_keep_goes_on_with_the_rows_that_it_names(rows, tmp_path, monkeypatch):
+def test_keep_goes_on_with_the_rows_that_it_names(rows, last_use, tmp_path, monkeypatch):
     """Three utterances, two beams that change places; after `keep` the steps are those of the kept alone."""
     case = random_case(3)
     random = np.random.default_rng(5)
@@ -92,7 +93,9 @@ def test_keep_goes_on_with_the_rows_that_it_names(rows, tmp_path, monkeypatch):
     mask = np.zeros((1, config.vocab_size), np.float32)
     model = exported(case, tmp_path, monkeypatch, "fp32")
 
-    narrowed = model.step_decoder(model.encode(features))
+    cross = model.encode(features)
+    given = {name: value.numpy().copy() for name, value in cross.values.items()}
+    narrowed = model.step_decoder(cross, last_use=last_use)
     narrowed.prefill(prompts, mask, 5)
     for tokens, parent in zip(steps[:2], parents[:2], strict=True):
         narrowed.step(tokens, parent, mask, 5)
@@ -106,6 +109,11 @@ def test_keep_goes_on_with_the_rows_that_it_names(rows, tmp_path, monkeypatch):
         theirs = alone.step(tokens[rows], parent[rows], mask, 5)
         np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)  # batch size may reorder sums
         np.testing.assert_array_equal(ours[1], theirs[1])
+    if len(rows) == 2:  # once more: what now moves lies in memory of the decoder's own, or of the caller's
+        narrowed.keep(np.array([1]))
+        narrowed.step(steps[3][rows[1:]], parents[3][rows[1:]], mask, 5)
+    unchanged = all(np.array_equal(value.numpy(), given[name]) for name, value in cross.values.items())
+    assert unchanged or last_use, "the encoded utterances belong to the caller"
 
 
 @pytest.mark.parametrize("seed", [0, 4])

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from runtime.bundle.bundle import Bundle
 from runtime.commands.console import EXIT_DONE
-from runtime.commands.options import add_pipeline_arguments
+from runtime.commands.options import add_alpha_argument, add_pipeline_arguments
 from runtime.commands.triton.config import ALPHA, FILES, OPTIONS
 from runtime.commands.triton.repository import TritonSettings, write_repository
-from runtime.fusion import DEFAULT_ALPHA, checked_alpha
+from runtime.fusion import checked_alpha
 from runtime.sessions.obstacles import parse_provider
 
 # Options that the configuration does not repeat: the bundle is copied, the GPU is Triton's.
@@ -22,11 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="the repository; other models in it stay"
     )
-    parser.add_argument(
-        "--alpha",
-        type=float,
-        help=f"weight of the picture, 0 to 1 (default: that of --fusion, else {DEFAULT_ALPHA})",
-    )
+    add_alpha_argument(parser)
     parser.add_argument(
         "--instances",
         type=int,
