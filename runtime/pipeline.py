@@ -33,7 +33,6 @@ from runtime.sessions.opening import default_precision, open_sessions
 from runtime.speech_gate.gate import DEFAULT_GATE, SpeechGate
 from runtime.speech_gate.repetition import loop_warning
 from runtime.whisper.beam_settings import BeamSearchSettings, Distinct
-from runtime.whisper.fixed_decoder import FixedWhisperModel
 from runtime.whisper.language_names import AUTO
 from runtime.whisper.model import WhisperModel
 from runtime.whisper.short_encoder import Window
@@ -126,7 +125,11 @@ class MultimodalASR:
             settings=SessionSettings(threads=threads),
         )
         self.precision = precision or default_precision(self.bundle, self.sessions.choice)
-        model = FixedWhisperModel if fixed_steps else WhisperModel
+        model = WhisperModel
+        if fixed_steps:
+            from runtime.whisper.fixed_decoder import FixedWhisperModel
+
+            model = FixedWhisperModel
         self.whisper = model.of_bundle(self.bundle, self.precision, self.sessions, window)
         self.text_encoder = TextEncoder(self.bundle, self.precision, self.sessions)
         self.image_encoder = ImageEncoder(self.bundle, self.precision, self.sessions)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from runtime.audio.files import MAX_RATE, MIN_RATE, NO_LIMITS, AudioLimits, Block, open_audio
+from runtime.audio.limits import MAX_RATE, MIN_RATE, NO_LIMITS, AudioLimits, Block
 from runtime.errors import AudioError, AudioTooLongError, SettingsError
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
@@ -85,6 +85,9 @@ def stream_audio(
         blocks = (Block(waveform[start : start + block], rate) for start in starts)
         yield from _resampled(blocks, target_rate, "audio array")
         return
+    # The decoders take as long to import as a tenth of this package, and waveforms do not need them.
+    from runtime.audio.files import open_audio
+
     with open_audio(source) as audio_file:
         yield from _resampled(audio_file.blocks(limits), target_rate, audio_file.name)
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, Jpeg2KImagePlugin, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
 from runtime.files.given import open_file, read_object
@@ -171,11 +171,11 @@ def _opened(stream: BinaryIO, head: bytes, name: str, max_pixels: int) -> ImageF
         picture = Image.open(stream, formats=[format_ for format_ in formats if format_ in Image.OPEN])
         if picture.format == "QOI":
             _require_size(picture.size, max_pixels // QOI_SHARE, name)
-        elif isinstance(picture, Jpeg2KImagePlugin.Jpeg2KImageFile):
+        elif picture.format == "JPEG2000":
             reduction = 0  # halvings, of both sides
             while picture.width * picture.height > max_pixels // JPEG2000_SHARE << 2 * reduction:
                 reduction += 1
-            picture.reduce = reduction
+            picture.reduce = reduction  # type: ignore[method-assign,assignment]  # this plugin's own setting
     _require_size(picture.size, max_pixels, name)
     return picture
 

@@ -10,7 +10,8 @@ from typing import Final, ParamSpec, TypeVar
 from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 
-from runtime.audio.files import AudioLimits
+import runtime.audio.files  # noqa: F401 - the first request shall not wait for it, nor find it broken
+from runtime.audio.limits import AudioLimits
 from runtime.audio.load import Waveform, load_audio
 from runtime.clip.pictures import load_image
 from runtime.errors import AudioError

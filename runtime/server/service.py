@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from PIL import Image
 
-from runtime.audio.files import AudioLimits
+from runtime.audio.limits import AudioLimits
 from runtime.audio.load import Waveform
 from runtime.bundle.bundle import MANIFEST
 from runtime.errors import EarsightError

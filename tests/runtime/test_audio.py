@@ -14,7 +14,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.audio.files import AudioLimits
+from runtime.audio.limits import AudioLimits
 from runtime.audio.load import MAX_PEAK, level_dbfs, load_audio, stream_audio
 from runtime.audio.mp3_frames import mp3_part, parse_frame
 from runtime.audio.source import Source

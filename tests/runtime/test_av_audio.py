@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runtime.audio.files import AudioLimits
+from runtime.audio.limits import AudioLimits
 from runtime.audio.load import load_audio, stream_audio
 from runtime.errors import AudioError, AudioTooLongError
 from tests.fuzz.seeds import AUDIO_FORMATS, AV_FORMATS, audio_file, av_file

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from runtime.audio.files import AudioLimits
+from runtime.audio.limits import AudioLimits
 from runtime.audio.load import load_audio
 from runtime.errors import AudioError, AudioFormatError
 from runtime.server import decoding
