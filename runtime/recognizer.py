@@ -1,7 +1,7 @@
 """Speech to n-best lists: an utterance, a batch of them, or a recording of any length, segment by segment."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -122,7 +122,7 @@ class Recognizer:
     def nbest(self, waveforms: Sequence[Waveform]) -> list[list[Hypothesis]]:
         """Recognise utterances that fit the window together; the lists are the same as one by one."""
         lists: dict[int, list[Hypothesis]] = {}
-        for places, cross in self.whisper.encode_speech(waveforms):
+        for places, cross in self.whisper.encode_speech(waveforms, len(waveforms)):
             codes = self._codes([self.language] * len(places))
             if self._must_detect(codes):
                 codes = self._detected(codes, self.whisper.first_position(cross))
@@ -173,54 +173,61 @@ class Recognizer:
         return self.recognise([utterance])[0], samples / self.sampling_rate
 
     def recognise(
-        self, utterances: Sequence[Utterance], given_up: GivenUp = tuple
+        self,
+        utterances: Iterable[Utterance],
+        given_up: GivenUp = tuple,
+        most: int | None = None,
     ) -> list[RecognisedSegment]:
         """Recognise several utterances together, each with its n-best list or why it has none.
 
         Args:
-            utterances: Of one recording or of several; the results are the same as one by one.
+            utterances: Of one recording or of several; the results are the same as one by one. With `most`,
+                the next one is asked for when those before it are encoded, so that some may still come.
             given_up: Asked between the steps of the work for utterances that nobody waits for any more; what
                 is returned for them is of no use.
+            most: How many there may be; None for as many as there are now.
         """
+        if most is None:
+            utterances = list(utterances)
+            most = len(utterances)
         rate = self.sampling_rate
-        waveforms = [_with_short_tail(utterance.segment, rate) for utterance in utterances]
-        silences = [self.gate.silent(waveform, rate) if self.gate else None for waveform in waveforms]
-        sounding = [place for place, silence in enumerate(silences) if silence is None]
+        taken: list[tuple[Utterance, Waveform, NoSpeech | None]] = []
+        sounding: list[int] = []
+
+        def sound() -> Iterator[Waveform]:
+            for utterance in utterances:
+                waveform = _with_short_tail(utterance.segment, rate)
+                silence = self.gate.silent(waveform, rate) if self.gate else None
+                taken.append((utterance, waveform, silence))
+                if silence is None:
+                    sounding.append(len(taken) - 1)
+                    yield waveform
+
         heard: dict[int, RecognisedSegment] = {}
-        if sounding:
-            heard = self._heard(sounding, utterances, waveforms, given_up)
+        for group, cross in self.whisper.encode_speech(sound(), most, _renumbered(given_up, sounding)):
+            places = [sounding[number] for number in group]
+            speech = [taken[place][:2] for place in places]
+            found = self._heard(cross, speech, _renumbered(given_up, places))
+            heard |= zip(places, found, strict=True)
         return [
             heard[place]
             if silence is None
             else RecognisedSegment(*_times(utterance.segment, rate), [], None, silence)
-            for place, (utterance, silence) in enumerate(zip(utterances, silences, strict=True))
+            for place, (utterance, _, silence) in enumerate(taken)
         ]
 
     def _heard(
-        self,
-        sounding: Sequence[int],
-        utterances: Sequence[Utterance],
-        waveforms: Sequence[Waveform],
-        given_up: GivenUp,
-    ) -> dict[int, RecognisedSegment]:
-        """Recognise those that are not silent, by their places."""
-        heard: dict[int, RecognisedSegment] = {}
-        encoded = self.whisper.encode_speech(
-            [waveforms[place] for place in sounding], _renumbered(given_up, sounding)
-        )
-        for group, cross in encoded:
-            places = [sounding[number] for number in group]
-            first = self.whisper.first_position(cross)
-            codes = self._detected(self._codes([utterances[place].language for place in places]), first)
-            samples = [waveforms[place].size for place in places]
-            lists = self._lists(cross, codes, samples, _renumbered(given_up, places))
-            for row, place in enumerate(places):
-                probability = float(first.no_speech_prob[row])
-                no_speech_prob = None if np.isnan(probability) else probability
-                heard[place] = self._judged(
-                    utterances[place], waveforms[place], lists[row], no_speech_prob, codes[row].code
-                )
-        return heard
+        self, cross: CrossAttention, speech: Sequence[tuple[Utterance, Waveform]], given_up: GivenUp
+    ) -> Iterator[RecognisedSegment]:
+        """Decode utterances that were encoded together."""
+        first = self.whisper.first_position(cross)
+        codes = self._detected(self._codes([utterance.language for utterance, _ in speech]), first)
+        samples = [waveform.size for _, waveform in speech]
+        lists = self._lists(cross, codes, samples, given_up)
+        for row, (utterance, waveform) in enumerate(speech):
+            probability = float(first.no_speech_prob[row])
+            no_speech_prob = None if np.isnan(probability) else probability
+            yield self._judged(utterance, waveform, lists[row], no_speech_prob, codes[row].code)
 
     def _judged(
         self,
@@ -330,6 +337,10 @@ def _with_short_tail(segment: Segment, rate: int) -> Waveform:
 
 
 def _renumbered(given_up: GivenUp, places: Sequence[int]) -> GivenUp:
-    """Return the same question about some of the utterances, counted by their places among these."""
-    numbers = {place: number for number, place in enumerate(places)}
-    return lambda: [numbers[place] for place in given_up() if place in numbers]
+    """Return the same question about some of the utterances, counted by their places among these, now."""
+
+    def asked() -> list[int]:
+        gone = given_up()
+        return [number for number, place in enumerate(places) if place in gone] if gone else []
+
+    return asked

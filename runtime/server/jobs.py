@@ -93,6 +93,7 @@ class Queue:
     _new: deque[Job] = field(default_factory=deque)
     _begun: deque[Job] = field(default_factory=deque)
     _new_is_next: bool = True
+    _at_work: int = 0  # jobs that lanes have taken, and have not done yet
     _closed: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -114,6 +115,8 @@ class Queue:
     def take(self, wait_s: float) -> Call | list[Job]:
         """Take what is next: something short, or jobs that can be decoded together; nothing after a while.
 
+        What was taken is worked on until `done` is called.
+
         Args:
             wait_s: Longest time to wait where there is nothing.
         """
@@ -124,18 +127,35 @@ class Queue:
                 return self._calls.popleft()
             line = self._new if self._new and (self._new_is_next or not self._begun) else self._begun
             self._new_is_next = line is not self._new
-            return self._alike(line)
+            return self._alike(line, line[0].search, self._share()) if line else []
 
-    def _alike(self, line: deque[Job]) -> list[Job]:
-        """Take the first job, and those behind it that are searched in the same way, in their order."""
+    def join(self, search: BeamSearchSettings, held: int) -> Job | None:
+        """Take one more job of this search for a lane that has so many; None where it has its share."""
+        with self._changed:
+            if held < self._share():
+                for line in (self._new, self._begun):
+                    for job in self._alike(line, search, 1):
+                        return job
+            return None
+
+    def done(self, count: int) -> None:
+        """Note that so many jobs, which were taken, are no longer worked on."""
+        with self._changed:
+            self._at_work -= count
+
+    def _share(self) -> int:
+        """Return how many of the jobs that wait or are worked on a lane should have."""
+        return min(self.batch, -(-(self._at_work + self.depth) // self.lanes))
+
+    def _alike(self, line: deque[Job], search: BeamSearchSettings, most: int) -> list[Job]:
+        """Take jobs that are searched in this way, in their order."""
         taken: list[Job] = []
         left: list[Job] = []
-        most = min(self.batch, -(-len(line) // self.lanes))
         for job in line:
-            fits = len(taken) < most and (not taken or job.search == taken[0].search)
-            (taken if fits else left).append(job)
+            (taken if len(taken) < most and job.search == search else left).append(job)
         line.clear()
         line.extend(left)
+        self._at_work += len(taken)
         return taken
 
     def close(self) -> list[Job]:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -86,13 +86,16 @@ class Lane:
 
     def _take_on(self, jobs: Sequence[Job]) -> None:
         live = [job for job in jobs if not self._dismissed(job)]
+        self._queue.done(len(jobs) - len(live))
         try:
             if live:
                 with self._crew.pipeline(others_wait=self._queue.depth > 0) as asr:
-                    self._recognise(live, asr)
+                    self._recognise(live, asr, others_join=True)
         except BaseException:
             refuse(live)
             raise
+        finally:
+            self._queue.done(len(live))
 
     def _dismissed(self, job: Job) -> bool:
         """Whether there is nothing to do for a job; says so where somebody waits."""
@@ -102,10 +105,24 @@ class Lane:
             job.deliver(None if job.next is None else Fault(504, TOO_LATE, code="deadline_exceeded"))
         return True
 
-    def _recognise(self, jobs: list[Job], asr: MultimodalASR) -> None:
-        """Recognise the next segment of every job together; one that fails, fails alone."""
+    def _recognise(self, jobs: list[Job], asr: MultimodalASR, *, others_join: bool) -> None:
+        """Recognise the next segment of every job together; one that fails, fails alone.
+
+        Args:
+            jobs: Each with a segment to be recognised. Those that join are added to it.
+            asr: The pipeline.
+            others_join: Whether jobs that come while these are encoded are decoded with them.
+        """
         recognizer = replace(asr.recognizer, search=jobs[0].search)
-        utterances = [job.next for job in jobs if job.next is not None]
+
+        def utterances() -> Iterator[Utterance]:
+            yield from [job.next for job in jobs if job.next is not None]
+            while others_join and (job := self._queue.join(jobs[0].search, len(jobs))) is not None:
+                if self._dismissed(job) or job.next is None:
+                    self._queue.done(1)
+                else:
+                    jobs.append(job)
+                    yield job.next
 
         def given_up() -> list[int]:
             self._beat = time.monotonic()
@@ -113,11 +130,12 @@ class Lane:
 
         started = time.perf_counter()
         try:
-            segments = recognizer.recognise(utterances, given_up)
+            most = self._queue.batch if others_join else len(jobs)
+            segments = recognizer.recognise(utterances(), given_up, most)
         except Exception as error:  # noqa: BLE001 - told to the one who asked
             if len(jobs) > 1:
                 for job in jobs:
-                    self._recognise([job], asr)
+                    self._recognise([job], asr, others_join=False)
                 return
             jobs[0].deliver(_as_fault(error))
             return

@@ -124,48 +124,50 @@ class WhisperModel:
         return CrossAttention(dict(zip(self._cross_names, binding.get_outputs(), strict=True)), len(features))
 
     def encode_speech(
-        self, waveforms: Sequence[Waveform], given_up: GivenUp = tuple
+        self, waveforms: Iterable[Waveform], most: int, given_up: GivenUp = tuple
     ) -> list[tuple[list[int], CrossAttention]]:
         """Encode utterances that fit the window, with no more of it than they need.
 
         Args:
-            waveforms: Mono, float, (samples,), at `self.features.sampling_rate`.
+            waveforms: Mono, float, (samples,), at `self.features.sampling_rate`. On a CPU the next one is
+                asked for when those before it are encoded.
+            most: How many there may be.
             given_up: Asked before each but the first for utterances that need not be encoded: their part
                 stays zero.
 
         Returns:
             Groups to be decoded together: their places in `waveforms`, and their cross-attention. On a CPU it
-            is one group, encoded one by one, which takes no longer there, the longest first, so that what is
-            done early leaves from behind; elsewhere a group is what needs as much of the window as each
-            other. What an utterance gets does not depend on the others.
+            is one group, encoded one by one, which takes no longer there; elsewhere a group is what needs as
+            much of the window as each other. What an utterance gets does not depend on the others.
         """
         if self.device == "cpu":
-            places = sorted(range(len(waveforms)), key=lambda place: -waveforms[place].size)
-            return [(places, self._encode_one_by_one(waveforms, places, given_up))]
+            return self._encode_one_by_one(waveforms, most, given_up)
+        known = list(waveforms)
         groups: dict[int | None, list[int]] = {}
-        for place, waveform in enumerate(waveforms):
+        for place, waveform in enumerate(known):
             groups.setdefault(self.leading_positions(waveform.size), []).append(place)
         encoded = []
         for leading, places in groups.items():
-            features = self.features([waveforms[place] for place in places])
+            features = self.features([known[place] for place in places])
             encoded.append((places, self.encode(features, leading)))
         return encoded
 
     def _encode_one_by_one(
-        self, waveforms: Sequence[Waveform], places: Sequence[int], given_up: GivenUp
-    ) -> CrossAttention:
-        if len(places) == 1:
-            (waveform,) = waveforms
-            return self.encode(self.features([waveform]), self.leading_positions(waveform.size))
-        together = self._rooms.borrow(len(places))
-        for row, place in enumerate(places):
-            into = together.rows(row, row + 1)
-            if row and place in given_up():
+        self, waveforms: Iterable[Waveform], most: int, given_up: GivenUp
+    ) -> list[tuple[list[int], CrossAttention]]:
+        room = self._rooms.borrow(most) if most > 1 else None
+        alone: CrossAttention | None = None
+        count = 0
+        for waveform in waveforms:
+            assert count < most
+            into = room.rows(count, count + 1) if room else None
+            if into and count and count in given_up():
                 into.clear()
-                continue
-            waveform = waveforms[place]
-            self.encode(self.features([waveform]), self.leading_positions(waveform.size), into)
-        return together
+            else:
+                alone = self.encode(self.features([waveform]), self.leading_positions(waveform.size), into)
+            count += 1
+        cross = room.rows(0, count) if room else alone
+        return [(list(range(count)), cross)] if cross and count else []
 
     @property
     def cross_bytes(self) -> int:

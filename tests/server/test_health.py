@@ -39,7 +39,9 @@ def test_an_engine_that_hangs_is_seen(pocket_asr, clip, monkeypatch):
     with running(pocket_asr, Limits(stall_s=0.5)) as server:
         lane = server.service.engine.lanes[0]
         gate, recognise = threading.Event(), lane._recognise
-        monkeypatch.setattr(lane, "_recognise", lambda jobs, asr: gate.wait(30) and recognise(jobs, asr))
+        monkeypatch.setattr(
+            lane, "_recognise", lambda *work, **how: gate.wait(30) and recognise(*work, **how)
+        )
         answers = []
         caller = threading.Thread(target=lambda: answers.append(server.transcribe(clip)))
         caller.start()

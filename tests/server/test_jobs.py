@@ -69,7 +69,37 @@ def test_lanes_share_what_waits():
     jobs = [job() for _ in range(7)]
     for each in jobs:
         queue.put(each)
-    assert [queue.take(0) for _ in range(4)] == [jobs[:4], jobs[4:6], jobs[6:], []]
+    assert [queue.take(0) for _ in range(3)] == [jobs[:4], jobs[4:], []]
+
+
+def test_a_lane_takes_as_many_as_the_others_have():
+    queue = Queue(batch=8, lanes=2)
+    first, then = [job() for _ in range(4)], [job() for _ in range(4)]
+    for each in first:
+        queue.put(each)
+    assert queue.take(0) == first[:2]
+    for each in then:
+        queue.put(each)
+    assert queue.take(0) == [*first[2:], *then[:2]], "of eight, two of which are worked on"
+    queue.done(2)
+    assert queue.take(0) == then[2:]
+
+
+def test_jobs_join_a_lane_up_to_its_share():
+    queue = Queue(batch=8, lanes=2)
+    queue.put(one := job())
+    assert queue.take(0) == [one]
+    search = one.search
+    assert queue.join(search, 1) is None, "nobody waits"
+    later = [job() for _ in range(3)]
+    for each in (job(beams=2), later[0], later[1]):
+        queue.put(each)
+    assert queue.join(search, 1) is later[0]
+    assert queue.join(search, 2) is None, "two of four"
+    queue.put(later[2])
+    assert queue.join(search, 2) is later[1], "of five"
+    assert queue.join(search, 3) is None
+    assert [each.search.num_beams for each in queue.take(0)] == [2]
 
 
 def test_a_lane_has_all_cores_only_while_no_other_works():

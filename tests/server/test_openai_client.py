@@ -318,10 +318,10 @@ class Held:
         (lane,) = server.service.engine.lanes
         recognise = lane._recognise
 
-        def held(jobs, asr):
+        def held(*work, **how):
             self.entered.set()
             assert self.go.wait(30)
-            recognise(jobs, asr)
+            recognise(*work, **how)
 
         monkeypatch.setattr(lane, "_recognise", held)
 
