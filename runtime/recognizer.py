@@ -182,7 +182,7 @@ class Recognizer:
 
         Args:
             utterances: Of one recording or of several; the results are the same as one by one. With `most`,
-                the next one is asked for when those before it are encoded, so that some may still come.
+                on a CPU, the next one is asked for when those before it are encoded: some may still come.
             given_up: Asked between the steps of the work for utterances that nobody waits for any more; what
                 is returned for them is of no use.
             most: How many there may be; None for as many as there are now.

@@ -30,6 +30,8 @@ class Engine:
         self, asr: MultimodalASR, limits: Limits, metrics: Metrics, beside: MultimodalASR | None = None
     ) -> None:
         lanes = 1 if beside is None else limits.lanes
+        if beside is not None:
+            beside.whisper.share_rooms(asr.whisper)
         self._limits = limits
         self._stop = threading.Event()
         crew = Crew(asr, beside, lanes)

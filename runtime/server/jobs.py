@@ -7,7 +7,7 @@ so that a short clip waits for one segment of a long file at most, and a long fi
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,7 +93,7 @@ class Queue:
     _new: deque[Job] = field(default_factory=deque)
     _begun: deque[Job] = field(default_factory=deque)
     _new_is_next: bool = True
-    _at_work: int = 0  # jobs that lanes have taken, and have not done yet
+    _at_work: set[Job] = field(default_factory=set)  # taken by lanes, and not done yet
     _closed: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -130,22 +130,25 @@ class Queue:
             return self._alike(line, line[0].search, self._share()) if line else []
 
     def join(self, search: BeamSearchSettings, held: int) -> Job | None:
-        """Take one more job of this search for a lane that has so many; None where it has its share."""
+        """Take one more job of this search for a lane that has so many.
+
+        None where it has its share, or where something short waits, which then waits for no further job.
+        """
         with self._changed:
-            if held < self._share():
+            if not self._calls and held < self._share():
                 for line in (self._new, self._begun):
                     for job in self._alike(line, search, 1):
                         return job
             return None
 
-    def done(self, count: int) -> None:
-        """Note that so many jobs, which were taken, are no longer worked on."""
+    def done(self, jobs: Iterable[Job]) -> None:
+        """Note that jobs, which were taken, are no longer worked on."""
         with self._changed:
-            self._at_work -= count
+            self._at_work.difference_update(jobs)
 
     def _share(self) -> int:
         """Return how many of the jobs that wait or are worked on a lane should have."""
-        return min(self.batch, -(-(self._at_work + self.depth) // self.lanes))
+        return min(self.batch, -(-(len(self._at_work) + self.depth) // self.lanes))
 
     def _alike(self, line: deque[Job], search: BeamSearchSettings, most: int) -> list[Job]:
         """Take jobs that are searched in this way, in their order."""
@@ -155,7 +158,7 @@ class Queue:
             (taken if len(taken) < most and job.search == search else left).append(job)
         line.clear()
         line.extend(left)
-        self._at_work += len(taken)
+        self._at_work.update(taken)
         return taken
 
     def close(self) -> list[Job]:

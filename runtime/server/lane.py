@@ -86,7 +86,7 @@ class Lane:
 
     def _take_on(self, jobs: Sequence[Job]) -> None:
         live = [job for job in jobs if not self._dismissed(job)]
-        self._queue.done(len(jobs) - len(live))
+        self._queue.done(set(jobs) - set(live))
         try:
             if live:
                 with self._crew.pipeline(others_wait=self._queue.depth > 0) as asr:
@@ -94,8 +94,6 @@ class Lane:
         except BaseException:
             refuse(live)
             raise
-        finally:
-            self._queue.done(len(live))
 
     def _dismissed(self, job: Job) -> bool:
         """Whether there is nothing to do for a job; says so where somebody waits."""
@@ -119,7 +117,7 @@ class Lane:
             yield from [job.next for job in jobs if job.next is not None]
             while others_join and (job := self._queue.join(jobs[0].search, len(jobs))) is not None:
                 if self._dismissed(job) or job.next is None:
-                    self._queue.done(1)
+                    self._queue.done([job])
                 else:
                     jobs.append(job)
                     yield job.next
@@ -137,6 +135,7 @@ class Lane:
                 for job in jobs:
                     self._recognise([job], asr, others_join=False)
                 return
+            self._queue.done(jobs)
             jobs[0].deliver(_as_fault(error))
             return
         for job, segment in zip(jobs, segments, strict=True):
@@ -152,6 +151,7 @@ class Lane:
 
     def _hand_over(self, job: Job, segment: RecognisedSegment, asr: MultimodalASR) -> None:
         """Deliver a segment, and let what follows it wait for its turn."""
+        self._queue.done([job])
         if self._dismissed(job):
             return
         try:

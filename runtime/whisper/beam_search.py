@@ -31,12 +31,6 @@ REAL = float(UNREACHABLE) / 2
 # The utterances of a batch that nobody waits for any more; asked between two steps.
 GivenUp = Callable[[], Collection[int]]
 
-# Finished rows behind all others are dropped for nothing. One that stands among the others is dropped by
-# moving the last row into its place, which takes the decoder about as long as a step of that row. It is done
-# once as many steps were spent on finished rows: never worse than twice the cost of the best moment in
-# hindsight.
-_MOVE_COST_IN_STEPS = 1
-
 
 @dataclass(frozen=True, slots=True)
 class FinishedHypothesis:
@@ -148,7 +142,7 @@ def run_search(
     log_probs, candidates = decoder.prefill(prompts, rules.first_mask(), top_k)
     search.advance(*rules.narrow(log_probs, candidates, wanted))
     while search.goes_on(given_up()):
-        if (rows := search.rows_worth_dropping()) is not None:
+        if (rows := search.drop_finished_rows()) is not None:
             decoder.keep(rows)
         mask = rules.mask(search.generated())
         log_probs, candidates = decoder.step(search.tokens, search.parents, mask, top_k)
@@ -232,7 +226,6 @@ class Search:
         self._pools = [_Pool(beams) for _ in range(utterances)]
         self._utterance = list(range(utterances))  # of every row
         self._live = [True] * utterances  # per row; a finished utterance's pool is frozen
-        self._wasted = 0  # row-steps spent on finished utterances that stand among the others
         # Beams 1.. start unreachable, so that the K copies of the prompt count once.
         self._sums = np.full((utterances, beams), UNREACHABLE)
         self._sums[:, 0] = 0.0
@@ -351,20 +344,18 @@ class Search:
                 "(try fp32)"
             )
 
-    def rows_worth_dropping(self) -> NDArray[np.int64] | None:
-        """Drop the rows of finished utterances once that pays; return the rows that stay, None for all."""
+    def drop_finished_rows(self) -> NDArray[np.int64] | None:
+        """Drop the rows of finished utterances; return the rows that stay, in their new order, None for all.
+
+        The last rows take the places of those that are done among them, which takes the decoder about as
+        long as one step of such a row.
+        """
         live = np.flatnonzero(self._live)
-        count, leading = len(live), int(live[-1]) + 1
-        self._wasted = self._wasted + leading - count if leading > count else 0
-        fillers = live[live >= count]  # live rows behind, as many as there are free places in front
-        if len(fillers) and self._wasted >= _MOVE_COST_IN_STEPS * len(fillers):
-            rows = np.arange(count)
-            rows[[not is_live for is_live in self._live[:count]]] = fillers
-            self._wasted = 0
-        elif leading < len(self._live):
-            rows = np.arange(leading)
-        else:
+        count = len(live)
+        if count == len(self._live):
             return None
+        rows = np.arange(count)
+        rows[~np.array(self._live[:count])] = live[live >= count]
         self._utterance = [self._utterance[row] for row in rows]
         self._live = [self._live[row] for row in rows]
         self._sums, self._worst, self._history = self._sums[rows], self._worst[rows], self._history[rows]

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import DTypeLike
+
+LARGEST_KEPT: Final = 8  # utterances
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Rooms:
     """The processor's memory for batches of utterances, handed from one batch to the next.
 
     The system clears what it hands out, page by page. For 37 MB an utterance (whisper-base) that takes 6 ms
-    and more, a sixth of the decoder's work for it.
+    and more, a sixth of the decoder's work for it. Larger batches than `LARGEST_KEPT` decode for so long that
+    it does not matter; their memory is not kept.
 
     Args:
         shapes: By graph name, of one utterance.
@@ -65,7 +68,8 @@ class Rooms:
 
     def give_back(self, cross: CrossAttention) -> None:
         """Take back what nobody needs any more; nothing to do where it was not borrowed here."""
-        if cross.room is not None:
+        assert all(room is not cross.room for room in self._free), "given back twice"
+        if cross.room is not None and cross.room.batch <= LARGEST_KEPT:
             self._free.append(cross.room)
 
     def _build(self, batch: int) -> CrossAttention:

@@ -76,8 +76,9 @@ class OnnxStepDecoder(LineageDecoder):
         self._cache_names = [f"{kind}_{i}" for i in range(geometry.layers) for kind in ("key", "value")]
         empty = np.zeros((cross.batch, geometry.heads, hidden_entries, geometry.head_dim), kind)
         self._cache = [ort.OrtValue.ortvalue_from_numpy(empty, *device) for _ in self._cache_names]
-        # Tensors whose memory later ones share, which these do not keep alive by themselves.
-        self._lie_in: list[tuple[list[ort.OrtValue], dict[str, ort.OrtValue]]] = []
+        # Tensors whose memory others share, which these do not keep alive by themselves.
+        self._cross_lies_in: list[CrossAttention | dict[str, ort.OrtValue]] = [cross]
+        self._cache_lies_in: list[list[ort.OrtValue]] = []
         self._owns_cross = last_use
         self._bind_cross(cross.values)
 
@@ -93,7 +94,8 @@ class OnnxStepDecoder(LineageDecoder):
             return
         rows, self._rows = self._rows, np.arange(len(utterances))
         self._batch = len(utterances)
-        self._lie_in.append((self._cache, self._cross))
+        self._cross_lies_in.append(self._cross)
+        self._cache_lies_in.append(self._cache)
         self._cache = [_leading(value, rows, in_place=True) for value in self._cache]
         self._bind_cross(
             {name: _leading(value, rows, in_place=self._owns_cross) for name, value in self._cross.items()}
@@ -126,6 +128,7 @@ class OnnxStepDecoder(LineageDecoder):
             binding.bind_output(f"present_{name}", *self._device)
         run_bound(self._session, binding, "decoder_model")
         log_probs, best, *self._cache = binding.get_outputs()
+        self._cache_lies_in.clear()  # what the graph wrote is whole
         return log_probs.numpy(), best.numpy()
 
 

@@ -133,7 +133,7 @@ class WhisperModel:
                 asked for when those before it are encoded.
             most: How many there may be.
             given_up: Asked before each but the first for utterances that need not be encoded: their part
-                stays zero.
+                is set to zero.
 
         Returns:
             Groups to be decoded together: their places in `waveforms`, and their cross-attention. On a CPU it
@@ -159,15 +159,21 @@ class WhisperModel:
         alone: CrossAttention | None = None
         count = 0
         for waveform in waveforms:
-            assert count < most
+            assert count < most, f"more than {most} utterances"
             into = room.rows(count, count + 1) if room else None
             if into and count and count in given_up():
                 into.clear()
             else:
                 alone = self.encode(self.features([waveform]), self.leading_positions(waveform.size), into)
             count += 1
+        if room and not count:
+            self._rooms.give_back(room)
         cross = room.rows(0, count) if room else alone
         return [(list(range(count)), cross)] if cross and count else []
+
+    def share_rooms(self, other: "WhisperModel") -> None:
+        """Take the memory of batches from another model of the same checkpoint, and give it back there."""
+        self._rooms = other._rooms
 
     @property
     def cross_bytes(self) -> int:

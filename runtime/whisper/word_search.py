@@ -218,9 +218,9 @@ class WordSearch(Search):
         self._length += 1
         self._close()
 
-    def rows_worth_dropping(self) -> NDArray[np.int64] | None:
-        """Drop the rows of finished utterances once that pays; see `Search`."""
-        rows = super().rows_worth_dropping()
+    def drop_finished_rows(self) -> NDArray[np.int64] | None:
+        """Drop the rows of finished utterances; see `Search`."""
+        rows = super().drop_finished_rows()
         if rows is not None:
             self._own = self._own[rows]
             self._said = [self._said[row] for row in rows]

@@ -16,7 +16,6 @@ from transformers import GenerationConfig, WhisperForConditionalGeneration
 from transformers.generation import GenerationMixin
 
 from runtime.errors import BundleError, SettingsError
-from runtime.whisper import beam_search as beam_search_module
 from runtime.whisper.beam_search import BeamSearchSettings, FinishedHypothesis, GivenUp, beam_search
 from runtime.whisper.token_rules import TokenRules
 from tests.tools.reference_generate import (
@@ -223,15 +222,12 @@ def test_every_list_is_sorted_distinct_and_scored_by_the_formula(
     seeds=st.lists(st.integers(0, 10**6), min_size=2, max_size=7),
     settings=any_settings,
     eos_shift=st.sampled_from([0.0, 1.0, 2.0]),
-    move_cost=st.sampled_from([0, 1, 10**9]),
 )
 def test_a_list_does_not_depend_on_its_batch_mates(
-    seeds: list[int], settings: BeamSearchSettings, eos_shift: float, move_cost: int
+    seeds: list[int], settings: BeamSearchSettings, eos_shift: float
 ) -> None:
-    """Also whenever finished rows are dropped: at once, as usual, never."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(beam_search_module, "_MOVE_COST_IN_STEPS", move_cost)
-        together = run(TableDecoder(seeds, VOCAB_SIZE, EOS, eos_shift), len(seeds), settings)
+    """Though those that are done leave it, and others take their rows."""
+    together = run(TableDecoder(seeds, VOCAB_SIZE, EOS, eos_shift), len(seeds), settings)
     alone = [run(TableDecoder([seed], VOCAB_SIZE, EOS, eos_shift), 1, settings)[0] for seed in seeds]
     assert together == alone
 
@@ -253,9 +249,9 @@ def test_finished_utterances_leave_the_batch() -> None:
     assert sum(decoder.row_counts) < 7 * 12 / 2
 
 
-def test_finished_utterances_behind_all_others_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It moves nothing, so that it pays whatever a move costs."""
-    monkeypatch.setattr(beam_search_module, "_MOVE_COST_IN_STEPS", 10**9)
+@pytest.mark.parametrize("most_tokens", [[6, 3, 2], [2, 6, 3], [3, 2, 6]])
+def test_finished_utterances_leave_at_once(most_tokens: list[int]) -> None:
+    """Wherever they stand."""
     decoder = TableDecoder([1, 2, 3], VOCAB_SIZE, EOS, eos_shift=-30.0)
     beam_search(
         decoder,
@@ -264,7 +260,7 @@ def test_finished_utterances_behind_all_others_leave_at_once(monkeypatch: pytest
         TokenRules(VOCAB_SIZE, [1], [2]),
         eos_token_id=EOS,
         max_length=len(PROMPT) + 12,
-        most_tokens=[6, 3, 2],
+        most_tokens=most_tokens,
     )
     assert decoder.row_counts == [3, 3, 2, 1, 1, 1]
 

@@ -81,7 +81,7 @@ def test_a_lane_takes_as_many_as_the_others_have():
     for each in then:
         queue.put(each)
     assert queue.take(0) == [*first[2:], *then[:2]], "of eight, two of which are worked on"
-    queue.done(2)
+    queue.done(first[:2])
     assert queue.take(0) == then[2:]
 
 
@@ -99,6 +99,10 @@ def test_jobs_join_a_lane_up_to_its_share():
     queue.put(later[2])
     assert queue.join(search, 2) is later[1], "of five"
     assert queue.join(search, 3) is None
+    queue.put(call := Call(lambda: 3))
+    queue.put(job())
+    assert queue.join(search, 3) is None, "a call waits for nothing more"
+    assert queue.take(0) is call
     assert [each.search.num_beams for each in queue.take(0)] == [2]
 
 
