@@ -1,7 +1,7 @@
 """Speech to n-best lists: an utterance, a batch of them, or a recording of any length, segment by segment."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -62,6 +62,10 @@ class RecognisedSegment:
     no_speech_prob: float | None = None
     no_speech: NoSpeech | None = None
     language: str | None = None
+
+
+# Told of an utterance that is recognised: its place among those that were given, and what it is.
+Deliver = Callable[[int, RecognisedSegment], object]
 
 
 class _Spoken(NamedTuple):
@@ -177,6 +181,7 @@ class Recognizer:
         utterances: Iterable[Utterance],
         given_up: GivenUp = tuple,
         most: int | None = None,
+        deliver: Deliver | None = None,
     ) -> list[RecognisedSegment]:
         """Recognise several utterances together, each with its n-best list or why it has none.
 
@@ -186,48 +191,57 @@ class Recognizer:
             given_up: Asked between the steps of the work for utterances that nobody waits for any more; what
                 is returned for them is of no use.
             most: How many there may be; None for as many as there are now.
+            deliver: Told of every utterance as soon as it is recognised, while others are not yet: its place
+                among them, and what is returned for it.
         """
         if most is None:
             utterances = list(utterances)
             most = len(utterances)
         rate = self.sampling_rate
-        taken: list[tuple[Utterance, Waveform, NoSpeech | None]] = []
-        sounding: list[int] = []
+        sounding: dict[int, tuple[Utterance, Waveform]] = {}
+        segments: dict[int, RecognisedSegment] = {}
+
+        def tell(place: int, segment: RecognisedSegment) -> None:
+            segments[place] = segment
+            if deliver is not None:
+                deliver(place, segment)
 
         def sound() -> Iterator[Waveform]:
-            for utterance in utterances:
+            for place, utterance in enumerate(utterances):
                 waveform = _with_short_tail(utterance.segment, rate)
                 silence = self.gate.silent(waveform, rate) if self.gate else None
-                taken.append((utterance, waveform, silence))
                 if silence is None:
-                    sounding.append(len(taken) - 1)
+                    sounding[place] = (utterance, waveform)
                     yield waveform
+                else:
+                    tell(place, RecognisedSegment(*_times(utterance.segment, rate), [], None, silence))
 
-        heard: dict[int, RecognisedSegment] = {}
         for group, cross in self.whisper.encode_speech(sound(), most, _renumbered(given_up, sounding)):
-            places = [sounding[number] for number in group]
-            speech = [taken[place][:2] for place in places]
-            found = self._heard(cross, speech, _renumbered(given_up, places))
-            heard |= zip(places, found, strict=True)
-        return [
-            heard[place]
-            if silence is None
-            else RecognisedSegment(*_times(utterance.segment, rate), [], None, silence)
-            for place, (utterance, _, silence) in enumerate(taken)
-        ]
+            known = list(sounding)
+            places = [known[number] for number in group]
+            self._hear(cross, {place: sounding[place] for place in places}, given_up, tell)
+        return [segments[place] for place in range(len(segments))]
 
-    def _heard(
-        self, cross: CrossAttention, speech: Sequence[tuple[Utterance, Waveform]], given_up: GivenUp
-    ) -> Iterator[RecognisedSegment]:
-        """Decode utterances that were encoded together."""
+    def _hear(
+        self,
+        cross: CrossAttention,
+        speech: Mapping[int, tuple[Utterance, Waveform]],
+        given_up: GivenUp,
+        deliver: Deliver,
+    ) -> None:
+        """Decode utterances that were encoded together, by their places."""
+        places = list(speech)
         first = self.whisper.first_position(cross)
-        codes = self._detected(self._codes([utterance.language for utterance, _ in speech]), first)
-        samples = [waveform.size for _, waveform in speech]
-        lists = self._lists(cross, codes, samples, given_up)
-        for row, (utterance, waveform) in enumerate(speech):
+        codes = self._detected(self._codes([utterance.language for utterance, _ in speech.values()]), first)
+        samples = [waveform.size for _, waveform in speech.values()]
+
+        def finished(row: int, hypotheses: list[Hypothesis]) -> None:
             probability = float(first.no_speech_prob[row])
             no_speech_prob = None if np.isnan(probability) else probability
-            yield self._judged(utterance, waveform, lists[row], no_speech_prob, codes[row].code)
+            judged = self._judged(*speech[places[row]], hypotheses, no_speech_prob, codes[row].code)
+            deliver(places[row], judged)
+
+        self._lists(cross, codes, samples, _renumbered(given_up, places), finished)
 
     def _judged(
         self,
@@ -300,19 +314,28 @@ class Recognizer:
         spoken: Sequence[_Spoken],
         samples: Sequence[int],
         given_up: GivenUp = tuple,
+        finished: Callable[[int, list[Hypothesis]], object] | None = None,
     ) -> list[list[Hypothesis]]:
         prompts = [self.whisper.tokens.prompt(each.asked, each.task) for each in spoken]
         codes = [each.code for each in spoken]
-        lists = self.whisper.nbest(
+        lists: dict[int, list[Hypothesis]] = {}
+
+        def read(row: int, found: Sequence[FinishedHypothesis]) -> None:
+            lists[row] = self._readable(found, codes[row])
+            if finished is not None:
+                finished(row, lists[row])
+
+        self.whisper.nbest(
             cross,
             prompts,
             self.search,
             languages=codes,
             most_tokens=self.most_tokens(samples, codes),
             given_up=given_up,
+            finished=read,
             last_use=True,
         )
-        return [self._readable(found, code) for found, code in zip(lists, codes, strict=True)]
+        return [lists[row] for row in range(len(codes))]
 
     def _readable(self, finished: Sequence[FinishedHypothesis], language: str | None) -> list[Hypothesis]:
         """Decode, strip, lower-case, drop later duplicates of a text, sort by score (stable)."""
@@ -336,7 +359,7 @@ def _with_short_tail(segment: Segment, rate: int) -> Waveform:
     return segment.waveform[: segment.waveform.size - max(0, segment.pause - int(TAIL_S * rate))]
 
 
-def _renumbered(given_up: GivenUp, places: Sequence[int]) -> GivenUp:
+def _renumbered(given_up: GivenUp, places: Iterable[int]) -> GivenUp:
     """Return the same question about some of the utterances, counted by their places among these, now."""
 
     def asked() -> list[int]:

@@ -126,20 +126,24 @@ class Lane:
             self._beat = time.monotonic()
             return [place for place, job in enumerate(jobs) if job.given_up]
 
+        handed_over: set[int] = set()
+
+        def deliver(place: int, segment: RecognisedSegment) -> None:
+            handed_over.add(place)
+            self._hand_over(jobs[place], segment, asr)
+
         started = time.perf_counter()
         try:
             most = self._queue.batch if others_join else len(jobs)
-            segments = recognizer.recognise(utterances(), given_up, most)
+            segments = recognizer.recognise(utterances(), given_up, most, deliver)
         except Exception as error:  # noqa: BLE001 - told to the one who asked
-            if len(jobs) > 1:
-                for job in jobs:
+            for job in [job for place, job in enumerate(jobs) if place not in handed_over]:
+                if len(jobs) > 1:
                     self._recognise([job], asr, others_join=False)
-                return
-            self._queue.done(jobs)
-            jobs[0].deliver(_as_fault(error))
+                else:
+                    self._queue.done([job])
+                    job.deliver(_as_fault(error))
             return
-        for job, segment in zip(jobs, segments, strict=True):
-            self._hand_over(job, segment, asr)
         self._count(segments, time.perf_counter() - started)
 
     def _count(self, segments: Sequence[RecognisedSegment], busy_s: float) -> None:

@@ -30,6 +30,8 @@ REAL = float(UNREACHABLE) / 2
 
 # The utterances of a batch that nobody waits for any more; asked between two steps.
 GivenUp = Callable[[], Collection[int]]
+# Told of every utterance as soon as its list is known: its place in the batch, and the list.
+Finished = Callable[[int, list["FinishedHypothesis"]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def beam_search(
     max_length: int,
     most_tokens: Sequence[int] | None = None,
     given_up: GivenUp = tuple,
+    finished: Finished | None = None,
 ) -> list[list[FinishedHypothesis]]:
     """Return the n-best list of every utterance, best first.
 
@@ -109,6 +112,7 @@ def beam_search(
         max_length: Most tokens that the model takes, prompt included.
         most_tokens: Most tokens to generate of each utterance, (N,), within those of the settings.
         given_up: Asked between two steps for utterances that are not worth another one.
+        finished: Told of every utterance once, while the others go on.
 
     Returns:
         One list per prompt, at most `num_hypotheses` long; shorter only where the rules leave fewer ways
@@ -125,7 +129,7 @@ def beam_search(
     prompt_array = as_matrix(prompts)
     limits = checked_limits(prompt_array, settings, rules, eos_token_id, max_length, most_tokens)
     search = Search(limits, settings, eos_token_id)
-    return run_search(search, decoder, prompt_array, settings, rules, given_up)
+    return run_search(search, decoder, prompt_array, settings, rules, given_up, finished)
 
 
 def run_search(
@@ -135,19 +139,30 @@ def run_search(
     settings: BeamSearchSettings,
     rules: TokenRules,
     given_up: GivenUp = tuple,
+    finished: Finished | None = None,
 ) -> list[list[FinishedHypothesis]]:
     """Take steps until no list can change; see `beam_search`."""
+    untold = set(range(len(prompts)))
+
+    def tell_finished() -> None:
+        if finished is not None:
+            for utterance in sorted(untold - search.open_utterances()):
+                untold.remove(utterance)
+                finished(utterance, search.result(utterance, settings.count))
+
     wanted = 2 * settings.num_beams
     top_k = rules.top_k(wanted)
     log_probs, candidates = decoder.prefill(prompts, rules.first_mask(), top_k)
     search.advance(*rules.narrow(log_probs, candidates, wanted))
     while search.goes_on(given_up()):
+        tell_finished()
         if (rows := search.drop_finished_rows()) is not None:
             decoder.keep(rows)
         mask = rules.mask(search.generated())
         log_probs, candidates = decoder.step(search.tokens, search.parents, mask, top_k)
         search.advance(*rules.narrow(log_probs, candidates, wanted))
-    return search.results(settings.count)
+    tell_finished()
+    return [search.result(utterance, settings.count) for utterance in range(len(prompts))]
 
 
 def checked_limits(
@@ -245,6 +260,10 @@ class Search:
             live = zip(self._live, self._utterance, strict=True)
             self._live = [is_live and utterance not in given_up for is_live, utterance in live]
         return self.is_open()
+
+    def open_utterances(self) -> set[int]:
+        """Return those whose list can still change."""
+        return {utterance for utterance, live in zip(self._utterance, self._live, strict=True) if live}
 
     def generated(self) -> NDArray[np.int64]:
         """Return the tokens of the running beams, (rows, K, length)."""
@@ -364,6 +383,6 @@ class Search:
         self._row_index = self._row_index[: len(rows)]
         return rows
 
-    def results(self, count: int) -> list[list[FinishedHypothesis]]:
-        """Return the best `count` hypotheses of every utterance, best first."""
-        return [pool.entries[:count] for pool in self._pools]
+    def result(self, utterance: int, count: int) -> list[FinishedHypothesis]:
+        """Return the best `count` hypotheses of an utterance, best first."""
+        return self._pools[utterance].entries[:count]

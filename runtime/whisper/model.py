@@ -14,7 +14,7 @@ from runtime.bundle.graph import Graph
 from runtime.errors import BundleError
 from runtime.sessions.factory import SessionFactory
 from runtime.sessions.runs import require_input_shape, run_bound
-from runtime.whisper.beam_search import FinishedHypothesis, GivenUp, StepDecoder, beam_search
+from runtime.whisper.beam_search import Finished, FinishedHypothesis, GivenUp, StepDecoder, beam_search
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.cross_attention import CrossAttention, Rooms, bind_cross_outputs
 from runtime.whisper.decoder import DecoderGeometry, OnnxStepDecoder
@@ -243,6 +243,7 @@ class WhisperModel:
         languages: Sequence[str | None] | None = None,
         most_tokens: Sequence[int] | None = None,
         given_up: GivenUp = tuple,
+        finished: Finished | None = None,
         last_use: bool = False,
     ) -> list[list[FinishedHypothesis]]:
         """Beam search over encoded utterances; see `runtime.whisper.beam_search.beam_search`.
@@ -255,6 +256,7 @@ class WhisperModel:
             languages: Code of the language of each utterance, for `distinct="words"`; None where unknown.
             most_tokens: Most tokens to generate of each utterance, within those of the settings.
             given_up: Asked between two steps for utterances that are not worth another one.
+            finished: Told of every utterance once, while the others go on.
             last_use: Whether nobody needs `cross` afterwards; see `step_decoder`.
         """
         rules = TokenRules.of_checkpoint(self.tokens, timestamps=timestamps)
@@ -273,6 +275,7 @@ class WhisperModel:
             max_length=max_length,
             most_tokens=most_tokens,
             given_up=given_up,
+            finished=finished,
         )
         if last_use:
             self._rooms.give_back(cross)

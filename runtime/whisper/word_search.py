@@ -21,6 +21,7 @@ from runtime.errors import SettingsError
 from runtime.whisper.beam_search import (
     REAL,
     UNREACHABLE,
+    Finished,
     FinishedHypothesis,
     GivenUp,
     Search,
@@ -148,6 +149,7 @@ def word_beam_search(
     max_length: int,
     most_tokens: Sequence[int] | None = None,
     given_up: GivenUp = tuple,
+    finished: Finished | None = None,
 ) -> list[list[FinishedHypothesis]]:
     """Return n-best lists whose entries differ in words.
 
@@ -161,6 +163,7 @@ def word_beam_search(
         max_length: Most tokens that the model takes, prompt included.
         most_tokens: Most tokens to generate of each utterance, (N,), within those of the settings.
         given_up: As for `beam_search`.
+        finished: As for `beam_search`.
 
     Raises:
         SettingsError: The prompts differ in length, there is not one set of keys for each, or the settings do
@@ -174,7 +177,7 @@ def word_beam_search(
         )
     limits = checked_limits(matrix, settings, rules, eos_token_id, max_length, most_tokens)
     search = WordSearch(limits, settings, eos_token_id, keys)
-    return run_search(search, decoder, matrix, settings, rules, given_up)
+    return run_search(search, decoder, matrix, settings, rules, given_up, finished)
 
 
 class WordSearch(Search):
@@ -228,9 +231,9 @@ class WordSearch(Search):
             self._word_keys = [self._word_keys[row] for row in rows]
         return rows
 
-    def results(self, count: int) -> list[list[FinishedHypothesis]]:
-        """Return the best `count` hypotheses of every utterance, best first."""
-        return [pool.best(count) for pool in self._word_pools]
+    def result(self, utterance: int, count: int) -> list[FinishedHypothesis]:
+        """Return the best `count` hypotheses of an utterance, best first."""
+        return self._word_pools[utterance].best(count)
 
     def _close(self) -> None:
         """Mark the utterances whose list can no longer change, or is no longer waited for."""

@@ -253,7 +253,8 @@ def test_finished_utterances_leave_the_batch() -> None:
 def test_finished_utterances_leave_at_once(most_tokens: list[int]) -> None:
     """Wherever they stand."""
     decoder = TableDecoder([1, 2, 3], VOCAB_SIZE, EOS, eos_shift=-30.0)
-    beam_search(
+    told = {}
+    lists = beam_search(
         decoder,
         [PROMPT] * 3,
         BeamSearchSettings(num_beams=3),
@@ -261,8 +262,11 @@ def test_finished_utterances_leave_at_once(most_tokens: list[int]) -> None:
         eos_token_id=EOS,
         max_length=len(PROMPT) + 12,
         most_tokens=most_tokens,
+        finished=lambda utterance, found: told.update({utterance: (len(decoder.row_counts), found)}),
     )
     assert decoder.row_counts == [3, 3, 2, 1, 1, 1]
+    assert {utterance: steps for utterance, (steps, _) in told.items()} == dict(enumerate(most_tokens))
+    assert [told[utterance][1] for utterance in range(3)] == lists
 
 
 @pytest.mark.parametrize("gone", [{0}, {1, 2}, {0, 1, 2}])

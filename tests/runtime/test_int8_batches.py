@@ -76,7 +76,11 @@ def test_memory_of_the_last_batch_leaves_no_trace(asr, waveforms, alone):
         value.numpy()[:] = np.nan
     model._rooms.give_back(spoilt)
     utterances = [Utterance(Segment(0, waveform)) for waveform in waveforms[:4]]
-    found = replace(asr.recognizer, gate=None).recognise(utterances, given_up=lambda: [2])
+    delivered = {}
+    found = replace(asr.recognizer, gate=None).recognise(
+        utterances, given_up=lambda: [2], deliver=delivered.__setitem__
+    )
+    assert [delivered[place] for place in range(4)] == found
     for place in (0, 1, 3):
         assert found[place].hypotheses == alone[place]
     taken = model._rooms.borrow(3)

@@ -22,20 +22,30 @@ SEARCH = BeamSearchSettings()
 
 @dataclass
 class CountingRecognizer:
-    """Recognises nothing in no time; `encoded` is called with each utterance before the next is asked for."""
+    """Recognises nothing in no time.
+
+    `encoded` is called with each utterance before the next is asked for, `decoded` behind each delivery.
+    """
 
     search: BeamSearchSettings = SEARCH
     encoded: Callable[[Utterance], object] = lambda utterance: None
+    decoded: Callable[[], object] = lambda: None
     batches: list[int] = field(default_factory=list)
 
-    def recognise(self, utterances: Iterable[Utterance], given_up, most: int) -> list[RecognisedSegment]:
-        segments = []
+    def recognise(
+        self, utterances: Iterable[Utterance], given_up, most: int, deliver
+    ) -> list[RecognisedSegment]:
+        count = 0
         for utterance in utterances:
             self.encoded(utterance)
-            segments.append(RecognisedSegment(0.0, 1.0, []))
+            count += 1
         given_up()
-        assert len(segments) <= most
-        self.batches.append(len(segments))
+        assert count <= most
+        self.batches.append(count)
+        segments = [RecognisedSegment(0.0, 1.0, []) for _ in range(count)]
+        for place in reversed(range(count)):  # in any order
+            deliver(place, segments[place])
+            self.decoded()
         return segments
 
 
@@ -137,3 +147,31 @@ def test_a_lane_that_dies_refuses_those_that_joined():
     with pytest.raises(KeyboardInterrupt):
         lane._take_on(queue.take(0))
     assert [each.answers[0].status for each in (first, second)] == [503, 503]
+
+
+def test_who_is_done_is_answered_while_others_are_not():
+    first, second = Asked(1), Asked(2)
+    answered: list[int] = []
+    recognizer = CountingRecognizer(
+        decoded=lambda: answered.append(sum(each.is_answered for each in (first, second)))
+    )
+    lane, queue = lane_of(recognizer)
+    for each in (first, second):
+        queue.put(each.job)
+    work_off(lane, queue)
+    assert answered == [1, 2]
+
+
+def test_a_failure_behind_an_answer_fails_those_alone_that_have_none():
+    first, second = Asked(1), Asked(2)
+
+    def decoded():
+        if not first.answers:
+            raise ValueError("made to fail once")
+
+    lane, queue = lane_of(CountingRecognizer(decoded=decoded))
+    for each in (first, second):
+        queue.put(each.job)
+    work_off(lane, queue)
+    assert first.is_answered, "again, alone"
+    assert second.is_answered, "once"
