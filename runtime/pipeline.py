@@ -51,7 +51,8 @@ class MultimodalASR:
         alpha: Weight of the picture in `score = (1 - alpha) * P_ASR + alpha * P_CLIP`, in [0, 1]; None for
             that of `fusion`, or 0.3.
         fusion: How to fuse, as it was tuned: `fusion.json`, written by `python -m bench tune`.
-        num_beams: Beams of the search, and length of the n-best list.
+        num_beams: Beams of the search.
+        num_hypotheses: Length of the n-best list, 1 to `num_beams`; None for `num_beams`.
         image_cache: Embeddings by key, or the .npz file that holds them.
         language: Language code ("en", "en-US") or name; None and "auto" take the checkpoint's own, else it is
             detected. English-only checkpoints take None or "en".
@@ -92,6 +93,7 @@ class MultimodalASR:
         alpha: float | None = None,
         fusion: str | PathLike[str] | FusionSettings | None = None,
         num_beams: int = 5,
+        num_hypotheses: int | None = None,
         image_cache: str | PathLike[str] | ImageCache | None = None,
         language: str | None = None,
         precision: str | None = None,
@@ -111,6 +113,7 @@ class MultimodalASR:
         self.alpha = self.fusion.alpha if alpha is None else checked_alpha(alpha)
         self.search = BeamSearchSettings(
             num_beams=num_beams,
+            num_hypotheses=num_hypotheses,
             max_new_tokens=max_new_tokens,
             distinct=self.fusion.distinct if distinct is None else distinct,
         )

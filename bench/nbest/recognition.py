@@ -34,6 +34,8 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
             "precision": asr.precision,
             "provider": asr.sessions.provider,
             "num_beams": search.num_beams,
+            # Only where it is set: files that were begun before there was such a setting go on.
+            **({"num_hypotheses": search.num_hypotheses} if search.num_hypotheses is not None else {}),
             "max_new_tokens": search.max_new_tokens,
             "token_limit": asr.recognizer.token_limit,
             "length_penalty": search.length_penalty,

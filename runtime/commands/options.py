@@ -70,6 +70,9 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = 
         "--image-cache", metavar="NPZ", help="image embeddings, written by `python -m runtime embed-images`"
     )
     parser.add_argument("--num-beams", type=int, default=5, metavar="K", help="beams (default %(default)s)")
+    parser.add_argument(
+        "--num-hypotheses", type=int, metavar="N", help="length of the n-best list, 1 to K (default: K)"
+    )
     parser.add_argument("--language", metavar="L", help="language code or name (default: detected)")
     parser.add_argument(
         "--max-new-tokens",
@@ -188,6 +191,7 @@ def make_pipeline(
         alpha=alpha,
         fusion=args.fusion,
         num_beams=args.num_beams,
+        num_hypotheses=args.num_hypotheses,
         image_cache=args.image_cache if beside is None else beside.image_embeddings,
         language=args.language,
         precision=args.precision,

@@ -151,7 +151,7 @@ def read_wishes(values: dict[str, Any], asr: MultimodalASR) -> Wishes:
         search=search,
         language=language,
         alpha=asr.alpha if values["alpha"] is None else checked_alpha(values["alpha"]),
-        alternatives=values["n"] or search.num_beams,
+        alternatives=values["n"] or search.count,
         response_format=values["response_format"],
         stream=values["stream"],
     )
@@ -166,8 +166,10 @@ def _search(values: dict[str, Any], default: BeamSearchSettings) -> BeamSearchSe
             400, f"n is {wanted}, but {beams} beams yield {beams} alternatives at most; raise num_beams",
             param="n",
         )  # fmt: skip
-    tokens = values["max_new_tokens"]
-    return replace(default, num_beams=beams, max_new_tokens=tokens or default.max_new_tokens)
+    tokens = values["max_new_tokens"] or default.max_new_tokens
+    is_default = values["num_beams"] is None and (wanted or 0) <= default.count
+    hypotheses = default.num_hypotheses if is_default else None
+    return replace(default, num_beams=beams, num_hypotheses=hypotheses, max_new_tokens=tokens)
 
 
 def require_model(name: str, models: tuple[str, ...]) -> None:

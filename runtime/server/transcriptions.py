@@ -100,9 +100,7 @@ class Transcribing:
         """Return the answer to the whole."""
         picture, wishes = self._picture, self._wishes
         alpha = None if picture.embedding is None else wishes.alpha
-        result = self._service.asr.join_segments(
-            segments, alpha, picture.warning, count=wishes.search.num_beams
-        )
+        result = self._service.asr.join_segments(segments, alpha, picture.warning, count=wishes.search.count)
         recognised_ms = (time.perf_counter() - self._started) * 1000
         timing_ms = {**self._timing_ms, "recognise": recognised_ms}
         return Answer(

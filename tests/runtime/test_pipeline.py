@@ -56,6 +56,13 @@ def test_num_beams_limits_the_list(pocket_bundle, beams):
     assert 1 <= len(nbest) <= beams
 
 
+def test_a_list_may_be_shorter_than_there_are_beams(pocket_bundle):
+    eight = pipeline(pocket_bundle, num_beams=8).generate_nbest(AUDIO)
+    assert pipeline(pocket_bundle, num_beams=8, num_hypotheses=3).generate_nbest(AUDIO) == eight[:3]
+    with pytest.raises(SettingsError, match="num_hypotheses is 9"):
+        pipeline(pocket_bundle, num_beams=8, num_hypotheses=9)
+
+
 def test_a_batch_of_none(pocket_asr):
     assert pocket_asr.generate_nbest_batch([]) == []
 

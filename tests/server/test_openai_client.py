@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from runtime.errors import InferenceError
+from runtime.pipeline import MultimodalASR
 from runtime.results import NoSpeech
 from runtime.server.access import Access
 from runtime.server.limits import Limits
@@ -331,6 +332,21 @@ def in_background(*functions):
     pool = ThreadPoolExecutor(len(functions))
     futures = [pool.submit(function) for function in functions]
     return lambda: [future.result(60) for future in futures]
+
+
+def test_a_server_of_shorter_lists_than_beams_gives_more_where_more_are_asked_for(pocket_bundle, clip):
+    asr = MultimodalASR(pocket_bundle, precision="fp32", providers="cpu", num_beams=6, num_hypotheses=4)
+    eight = MultimodalASR(pocket_bundle, precision="fp32", providers="cpu", num_beams=8)
+    wanted = {
+        None: asr.generate_nbest(clip),
+        "2": asr.generate_nbest(clip)[:2],
+        "8": eight.generate_nbest(clip),
+    }
+    with running(asr) as server:
+        for count, hypotheses in wanted.items():
+            answer = server.transcribe(clip, **({} if count is None else {"n": count}))
+            alternatives = answer.json()["earsight"]["alternatives"]
+            assert [each["text"] for each in alternatives] == [each.text for each in hypotheses], count
 
 
 def test_a_full_server_says_when_to_come_back(pocket_asr, clip, monkeypatch):
