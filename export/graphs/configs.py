@@ -79,21 +79,23 @@ class ShortEncoderConfig(GraphConfig):
             "supports": {0: "supports"},
             "cached": {0: "cached"},
             "interpolation": {0: "cached", 1: "supports"},
+            "memory_mean": {0: "groups"},
+            "memory_interpolation": {0: "groups", 1: "supports"},
+            "memory_bias": {0: "memory"},
             **{f"mean_{name}": {} for name in tensors},
         }
 
     @property
     def outputs(self) -> Axes:
         """Output names in their order, each with its dynamic axes."""
-        axes = cross_axes(self.graph.config.decoder_layers)
-        return {name: own | {3 if "key" in name else 2: "window"} for name, own in axes.items()}
+        return cross_axes(self.graph.config.decoder_layers, "memory")
 
     def generate_dummy_inputs(self, framework: str = "pt", **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
         """Return example inputs for the tracer, every dynamic axis at a length of its own."""
         config = self.graph.config
         positions, width = config.max_source_positions, config.d_model
         tensors = 2 * config.encoder_layers + 1
-        batch, anchors, cached = 2, 3, positions // 2
+        batch, anchors, cached, groups = 2, 3, positions // 2, positions // 4
         leading = positions - anchors - 1 - cached
         return {
             "input_features": torch.randn(batch, config.num_mel_bins, 2 * leading + 2, dtype=self.float_type),
@@ -101,6 +103,9 @@ class ShortEncoderConfig(GraphConfig):
             "supports": torch.tensor([*range(leading - 1, leading + anchors), positions - 1]),
             "cached": torch.arange(leading + anchors, positions - 1),
             "interpolation": torch.randn(cached, anchors + 2),
+            "memory_mean": torch.randn(groups, width).half(),
+            "memory_interpolation": torch.randn(groups, anchors + 2),
+            "memory_bias": torch.rand(leading + anchors + 1 + groups),
             "means": [torch.randn(positions, width).half() for _ in range(tensors)],
         }
 
@@ -119,7 +124,7 @@ class WhisperDecoderConfig(GraphConfig):
             "token_mask": {0: "mask_batch", 1: "mask_outputs"},
             "top_k": {},
             **cache_axes("past", self.graph.config.decoder_layers, "cached"),
-            **cross_axes(self.graph.config.decoder_layers),
+            **cross_axes(self.graph.config.decoder_layers, "memory"),
         }
 
     @property
@@ -149,6 +154,7 @@ class WhisperDecoderConfig(GraphConfig):
             for _ in range(config.decoder_layers)
             for shape in ((head_dim, source), (source, head_dim))
         ]
+        bias = torch.zeros(batch, source, dtype=self.float_type)
         return {
             "input_ids": torch.randint(config.vocab_size, (batch, queries)),
             "positions": torch.arange(cached, cached + queries),
@@ -157,7 +163,7 @@ class WhisperDecoderConfig(GraphConfig):
             "token_mask": torch.zeros(1, 1, config.vocab_size),
             "top_k": torch.tensor([5]),
             "past": past,
-            "cross": cross,
+            "cross": [*cross, bias],
         }
 
 
@@ -205,9 +211,16 @@ def padded_tensors(layers: int) -> list[str]:
     return [*(f"{kind}_{i}" for i in range(layers) for kind in ("key", "value")), "states"]
 
 
-def cross_axes(layers: int) -> Axes:
-    """Name the cross-attention keys and values of every decoder layer; only the batch is dynamic."""
-    return {name: {0: "batch"} for i in range(layers) for name in (f"cross_key_{i}", f"cross_value_{i}")}
+def cross_axes(layers: int, length: str | None = None) -> Axes:
+    """Name the cross-attention keys and values of every decoder layer, and the bias of their scores.
+
+    Args:
+        layers: How many.
+        length: Name of the dynamic number of keys; None where it is that of the window's positions.
+    """
+    keys_and_values = (((f"cross_key_{i}", 3), (f"cross_value_{i}", 2)) for i in range(layers))
+    places = {name: place for layer in keys_and_values for name, place in layer} | {"cross_bias": 1}
+    return {name: {0: "batch"} | ({place: length} if length else {}) for name, place in places.items()}
 
 
 def cache_axes(prefix: str, layers: int, length: str) -> Axes:

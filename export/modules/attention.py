@@ -125,13 +125,14 @@ def self_attention(
     return heads.merge(scores.softmax(dim=-1) @ heads.split(value))
 
 
-def cross_attention(query: Tensor, key: Tensor, value: Tensor, form: AttentionForm) -> Tensor:
+def cross_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, form: AttentionForm) -> Tensor:
     """Attend with a handful of queries over a long memory that all of them share.
 
     Args:
         query: (batch, heads, queries, size), already scaled.
-        key: (batch, heads, size, positions).
-        value: (batch, heads, positions, size).
+        key: (batch, heads, size, memory).
+        value: (batch, heads, memory, size).
+        bias: (batch, memory), added to the scores: the logarithm of how many positions each key stands for.
         form: How it is written into the graph. The fused operator is no use here; its place is taken by
             products of single rows. ONNX Runtime's CPU product repacks the memory before it multiplies,
             except for a single row: that one streams it from where it lies, and the other queries find it
@@ -141,6 +142,6 @@ def cross_attention(query: Tensor, key: Tensor, value: Tensor, form: AttentionFo
         (batch, heads, queries, size).
     """
     if form is AttentionForm.STANDARD:
-        return (query @ key).softmax(dim=-1) @ value
-    weights = (query.unsqueeze(3) @ key.unsqueeze(2)).softmax(dim=-1)
+        return (query @ key + bias[:, None, None]).softmax(dim=-1) @ value
+    weights = (query.unsqueeze(3) @ key.unsqueeze(2) + bias[:, None, None, None]).softmax(dim=-1)
     return (weights @ value.unsqueeze(2)).squeeze(3)

@@ -24,16 +24,30 @@ class PaddedPositions:
         """Put the positions that are not computed behind those that are; attention knows no order.
 
         Args:
-            computed: Keys, values or states, (batch, computed, width).
+            computed: Keys or values, (batch, computed, width).
             mean: What every position of the window holds on average, (positions, width).
 
         Returns:
             (batch, computed + cached, width).
         """
-        kind = computed.dtype
-        deviation = computed[:, -self.supports.shape[0] :] - mean[self.supports].to(kind)
-        cached = mean[self.cached].to(kind) + self.interpolation.to(kind) @ deviation
-        return torch.cat([computed, cached], dim=1)
+        return append_estimates(computed, mean[self.supports], mean[self.cached], self.interpolation)
+
+
+def append_estimates(computed: Tensor, at_supports: Tensor, mean: Tensor, interpolation: Tensor) -> Tensor:
+    """Put what is estimated behind what was computed.
+
+    Args:
+        computed: (batch, computed, width); the last of them are the supports.
+        at_supports: What the supports hold on average, (supports, width).
+        mean: What the estimated ones hold on average, (estimated, width).
+        interpolation: Weights of the supports' deviations from their mean, (estimated, supports).
+
+    Returns:
+        (batch, computed + estimated, width).
+    """
+    kind = computed.dtype
+    deviation = computed[:, -at_supports.shape[0] :] - at_supports.to(kind)
+    return torch.cat([computed, mean.to(kind) + interpolation.to(kind) @ deviation], dim=1)
 
 
 @dataclass(frozen=True)

@@ -109,12 +109,13 @@ class EncoderGraph(nn.Module):
 
         Returns:
             For every decoder layer the key, already transposed for its product, (batch, heads, head_dim,
-            positions) and the value (batch, heads, positions, head_dim).
+            positions) and the value (batch, heads, positions, head_dim). Then their bias (batch, positions):
+            zeros, since each key stands for one position.
         """
         states = self.convolve(input_features) + self.positions
         for layer in self.layers:
             states = layer(states)
-        return self.project(self.norm(states))
+        return (*self.project(self.norm(states)), states.new_zeros(states.shape[:2]))
 
     def convolve(self, input_features: Tensor) -> Tensor:
         """Turn log-mel (batch, mels, 2 * positions) into (batch, positions, width)."""
@@ -122,7 +123,7 @@ class EncoderGraph(nn.Module):
         return gelu(self.conv2(gelu(self.conv1(input_features)))).transpose(1, 2)
 
     def project(self, states: Tensor) -> tuple[Tensor, ...]:
-        """Turn the encoder's output (batch, positions, width) into the decoder's keys and values.
+        """Turn the encoder's output (batch, memory, width) into the decoder's keys and values.
 
         A product of its own for each: behind a common one OpenVINO copies all of it to cut it in two.
         """
@@ -158,6 +159,7 @@ class DecoderLayer(nn.Module):
         past_value: Tensor,
         cross_key: Tensor,
         cross_value: Tensor,
+        cross_bias: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the layer.
 
@@ -166,8 +168,9 @@ class DecoderLayer(nn.Module):
             mask: (batch, 1, queries, cached + queries), added to the self-attention scores.
             past_key: (batch, heads, cached, head_dim).
             past_value: Same shape.
-            cross_key: (batch, heads, head_dim, positions).
-            cross_value: (batch, heads, positions, head_dim).
+            cross_key: (batch, heads, head_dim, memory).
+            cross_value: (batch, heads, memory, head_dim).
+            cross_bias: (batch, memory), added to the scores of the cross-attention.
 
         Returns:
             The new states (batch, queries, width), and key and value grown to
@@ -179,7 +182,7 @@ class DecoderLayer(nn.Module):
         scores = query @ key.transpose(2, 3) + mask
         states = states + self.self_out(heads.merge(scores.softmax(dim=-1) @ value))
         query = heads.split(self.cross_query(self.cross_norm(states)))
-        attended = cross_attention(query, cross_key, cross_value, self.form)
+        attended = cross_attention(query, cross_key, cross_value, cross_bias, self.form)
         states = states + self.cross_out(heads.merge(attended))
         states = states + self.fc2(self.activation(self.fc1(self.mlp_norm(states))))
         return states, key, value
@@ -221,8 +224,9 @@ class DecoderGraph(nn.Module):
                 after the log-softmax; minus infinity forbids a token.
             top_k: (1,) int64: how many continuations of each output.
             past: Cached key and value of every layer, each (batch, heads, cached, head_dim).
-            cross: Cross-attention key (batch, heads, head_dim, positions) and value
-                (batch, heads, positions, head_dim) of every layer.
+            cross: Cross-attention key (batch, heads, head_dim, memory) and value
+                (batch, heads, memory, head_dim) of every layer, then the bias (batch, memory) of their
+                scores.
 
         Returns:
             log_probs float32 and tokens int64, each (batch, outputs, top_k), best first, then the grown
@@ -233,7 +237,7 @@ class DecoderGraph(nn.Module):
         present: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             states, key, value = layer(
-                states, mask, past[2 * i], past[2 * i + 1], cross[2 * i], cross[2 * i + 1]
+                states, mask, past[2 * i], past[2 * i + 1], cross[2 * i], cross[2 * i + 1], cross[-1]
             )
             present += [key, value]
         chosen = self.norm(states.index_select(1, output_index))

@@ -76,8 +76,8 @@ def add_short_encoder(
 
     Returns:
         For `bundle.json`: `short_window`, by precision the largest relative errors at speech and padding,
-        that of the full window, the limit, and whether it was kept. Empty for a window that is short itself,
-        which gains nothing.
+        that of the full window, the limit, and whether it was kept; besides, how many keys the decoder gets
+        of a short utterance. Empty for a window that is short itself, which gains nothing.
     """
     extractor = LogMelExtractor.from_folder(folder / "whisper")
     statistics = padding_statistics(model, extractor)
@@ -99,7 +99,8 @@ def _probes(model: WhisperForConditionalGeneration, extractor: LogMelExtractor) 
     reference = EncoderGraph(model, AttentionForm.FUSED).eval()
     for features, end in examples(extractor, PROBES, PROBE_SEED):
         with torch.inference_mode():
-            yield _Probe(features.numpy(), end, [each.numpy() for each in reference(features)])
+            *keys_and_values, _ = reference(features)
+            yield _Probe(features.numpy(), end, [each.numpy() for each in keys_and_values])
 
 
 def _measure(
@@ -120,22 +121,24 @@ def _measure(
         assert positions is not None  # the examples are short
         plan = window.plan(positions)
         own = full.run(None, {"input_features": probe.features.astype(np.float16 if half else np.float32)})
-        order = np.argsort(np.concatenate([np.arange(plan.leading), plan.supports[1:], plan.cached]))
         cross = short.encode(probe.features, positions)
-        got = [
-            np.take(each.numpy(), order, _positions_axis(i)) for i, each in enumerate(cross.values.values())
-        ]
+        keys_and_values = list(cross.values.values())[: len(probe.true)]
+        places = plan.keys_of_positions()
+        got = [np.take(each.numpy(), places, _positions_axis(i)) for i, each in enumerate(keys_and_values)]
         speech, padding = slice(0, probe.end), slice(probe.end, None)
-        cases = ((got, speech), (got, padding), (own, speech))
+        cases = ((got, speech), (got, padding), (own[: len(probe.true)], speech))
         errors.append([_error(ours, probe.true, where) for ours, where in cases])
     speech_error, padding_error, own_error = np.max(errors, axis=0).tolist()
     limit = max(SPEECH_LIMIT, SHARE_OF_OWN * own_error)
+    shortest = window.leading_positions(1)
+    assert shortest is not None
     return {
         "speech_error": speech_error,
         "padding_error": padding_error,
         "full_window_error": own_error,
         "speech_limit": limit,
         "passed": bool(speech_error <= limit),  # "<=" refuses NaN as well
+        "decoder_keys": window.plan(shortest).memory,
     }
 
 

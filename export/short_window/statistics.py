@@ -5,11 +5,13 @@ on its length, its level, what was said. We take their mean over made-up utteran
 (`export.made_up_speech`) of many lengths and levels, for the keys and values of every layer and for the final
 states, and how the deviations from it vary together over the positions. That covariance is much the same in
 all layers, so that one serves all: with it, a few positions tell the others (`runtime.whisper.short_window`).
+The means of the final states tell besides which neighbours are so alike that the decoder may take them for
+one (`export.short_window.boundaries`).
 """
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -22,6 +24,7 @@ from export.made_up_speech import Example, examples
 from export.modules.attention import AttentionForm
 from export.modules.short_encoder import ShortEncoderGraph
 from export.modules.whisper import EncoderLayer
+from export.short_window.boundaries import MOST_LOST, boundaries, share_lost
 from runtime.whisper.log_mel import LogMelExtractor
 from runtime.whisper.short_window import GAP, PaddingStatistics, is_worthwhile
 
@@ -53,9 +56,14 @@ def padding_statistics(
             covariances.append(_covariance(states, means[-1]))
     # The first layer is left out: its keys and values do not depend on the speech.
     covariance = torch.stack(covariances[2:]).mean(dim=0)
-    return PaddingStatistics(
-        np.stack([mean.numpy().astype(np.float16) for mean in means]), covariance.numpy().astype(np.float16)
+    statistics = PaddingStatistics(
+        np.stack([mean.numpy().astype(np.float16) for mean in means]),
+        covariance.numpy().astype(np.float16),
+        boundaries(means[-1].numpy()),
     )
+    if share_lost(statistics) <= MOST_LOST:
+        return statistics
+    return replace(statistics, boundaries=np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ class CrossAttention:
     """Keys and values of every decoder layer for N utterances, where the decoder's provider wants them.
 
     Attributes:
-        values: By graph name: `cross_key_{i}` (N, heads, head_dim, positions) and `cross_value_{i}`
-            (N, heads, positions, head_dim).
+        values: By graph name: `cross_key_{i}` (N, heads, head_dim, memory), `cross_value_{i}` (N, heads,
+            memory, head_dim), and `cross_bias` (N, memory), which is added to the scores. The memory is as
+            long as the window has positions, or shorter where keys stand for several of them.
         batch: N.
         room: What of `Rooms` its memory is part of; None where the memory is its own.
     """
@@ -25,6 +26,11 @@ class CrossAttention:
     values: dict[str, ort.OrtValue]
     batch: int
     room: "CrossAttention | None" = None
+
+    @property
+    def memory(self) -> int:
+        """Number of keys of an utterance."""
+        return int(self.values["cross_bias"].shape()[1])
 
     def rows(self, first: int, end: int) -> Self:
         """Return the part of some utterances; it shares the memory of the whole."""
@@ -46,38 +52,40 @@ class Rooms:
     it does not matter; their memory is not kept.
 
     Args:
-        shapes: By graph name, of one utterance.
+        shapes: By graph name, of one utterance; a name stands where the length of the memory goes.
         kind: Type of the numbers.
     """
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]], kind: DTypeLike) -> None:
+    def __init__(self, shapes: Mapping[str, Sequence[int | str]], kind: DTypeLike) -> None:
         self._shapes = shapes
         self._kind = np.dtype(kind)
-        self._free: list[CrossAttention] = []  # as many as there are batches at a time
+        self._free: dict[int, list[CrossAttention]] = {}  # as many as there are batches at a time
 
-    def borrow(self, batch: int) -> CrossAttention:
-        """Return memory for so many utterances; what lies in it is of no meaning."""
+    def borrow(self, batch: int, memory: int) -> CrossAttention:
+        """Return memory for so many utterances of so many keys; what lies in it is of no meaning."""
         try:
-            room = self._free.pop()
+            room = self._free.setdefault(memory, []).pop()
         except IndexError:  # none, or another thread was quicker
-            room = self._build(batch)
+            room = self._build(batch, memory)
         if room.batch < batch:
-            room = self._build(batch)
+            room = self._build(batch, memory)
         part = room.rows(0, batch)
         return CrossAttention(part.values, batch, room)
 
     def give_back(self, cross: CrossAttention) -> None:
         """Take back what nobody needs any more; nothing to do where it was not borrowed here."""
-        assert all(room is not cross.room for room in self._free), "given back twice"
-        if cross.room is not None and cross.room.batch <= LARGEST_KEPT:
-            self._free.append(cross.room)
+        if cross.room is None or cross.room.batch > LARGEST_KEPT:
+            return
+        free = self._free[cross.room.memory]
+        assert all(room is not cross.room for room in free), "given back twice"
+        free.append(cross.room)
 
-    def _build(self, batch: int) -> CrossAttention:
-        values = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.empty((batch, *shape), self._kind))
-            for name, shape in self._shapes.items()
-        }
-        return CrossAttention(values, batch)
+    def _build(self, batch: int, memory: int) -> CrossAttention:
+        def room(shape: Sequence[int | str]) -> ort.OrtValue:
+            sizes = (memory if isinstance(size, str) else size for size in shape)
+            return ort.OrtValue.ortvalue_from_numpy(np.empty((batch, *sizes), self._kind))
+
+        return CrossAttention({name: room(shape) for name, shape in self._shapes.items()}, batch)
 
 
 def bind_cross_outputs(

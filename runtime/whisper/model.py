@@ -136,9 +136,10 @@ class WhisperModel:
                 is set to zero.
 
         Returns:
-            Groups to be decoded together: their places in `waveforms`, and their cross-attention. On a CPU it
-            is one group, encoded one by one, which takes no longer there; elsewhere a group is what needs as
-            much of the window as each other. What an utterance gets does not depend on the others.
+            Groups to be decoded together: their places in `waveforms`, and their cross-attention. On a CPU,
+            where utterances are encoded one by one, which takes no longer there, a group is what has as many
+            keys as each other: short utterances, and long ones. Elsewhere it is what needs as much of the
+            window as each other. What an utterance gets does not depend on the others.
         """
         if self.device == "cpu":
             return self._encode_one_by_one(waveforms, most, given_up)
@@ -155,21 +156,34 @@ class WhisperModel:
     def _encode_one_by_one(
         self, waveforms: Iterable[Waveform], most: int, given_up: GivenUp
     ) -> list[tuple[list[int], CrossAttention]]:
-        room = self._rooms.borrow(most) if most > 1 else None
-        alone: CrossAttention | None = None
-        count = 0
-        for waveform in waveforms:
-            assert count < most, f"more than {most} utterances"
-            into = room.rows(count, count + 1) if room else None
-            if into and count and count in given_up():
-                into.clear()
+        groups: dict[int, list[int]] = {}
+        rooms: dict[int, CrossAttention] = {}
+        for place, waveform in enumerate(waveforms):
+            assert place < most, f"more than {most} utterances"
+            leading = self.leading_positions(waveform.size)
+            memory = self._memory(leading)
+            group = groups.setdefault(memory, [])
+            if most == 1:
+                rooms[memory] = self.encode(self.features([waveform]), leading)
             else:
-                alone = self.encode(self.features([waveform]), self.leading_positions(waveform.size), into)
-            count += 1
-        if room and not count:
-            self._rooms.give_back(room)
-        cross = room.rows(0, count) if room else alone
-        return [(list(range(count)), cross)] if cross and count else []
+                if not group:
+                    rooms[memory] = self._rooms.borrow(most, memory)
+                into = rooms[memory].rows(len(group), len(group) + 1)
+                if place and place in given_up():
+                    into.clear()
+                else:
+                    self.encode(self.features([waveform]), leading, into)
+            group.append(place)
+        if most == 1:
+            return [(places, rooms[memory]) for memory, places in groups.items()]
+        return [(places, rooms[memory].rows(0, len(places))) for memory, places in groups.items()]
+
+    def _memory(self, leading: int | None) -> int:
+        """Return how many keys the decoder gets of an utterance that needs so many positions."""
+        if leading is None:
+            return self.features.n_frames // FRAMES_A_POSITION
+        assert self.short_encoder is not None  # it said how many
+        return self.short_encoder.window.plan(leading).memory
 
     def share_rooms(self, other: "WhisperModel") -> None:
         """Take the memory of batches from another model of the same checkpoint, and give it back there."""

@@ -6,6 +6,9 @@ positions is its mean over example utterances (`PaddingStatistics`, of the check
 the deviation from it, estimated from the deviations at the last leading position and at the anchors. The
 estimate is the best linear one for deviations of a known covariance (kriging; Rasmussen & Williams 2006,
 equation 2.25).
+
+The decoder gets fewer keys than the window has positions: neighbours in the padding that hold nearly the same
+are one *group*, where the statistics tell that little is lost.
 """
 
 import threading
@@ -28,6 +31,8 @@ STEP: Final = 16
 FROM_END: Final = (16, 10, 6, 3, 2)  # anchors before the end of the window, where they change fast again
 LARGEST_SHARE: Final = 0.6  # of the window that may be computed; beyond, computing all of it is as quick
 SHORTEST_WINDOW: Final = 500  # positions below which nothing is gained
+MEMORY_STEP: Final = 64  # the decoder's keys come in multiples of it, which its products like
+MOST_A_GROUP: Final = 4  # positions of the mean group beyond which there are none
 
 
 # Variances in units of the deviations' own: of a constant that all positions share, whose estimate is thereby
@@ -46,36 +51,47 @@ class PaddingStatistics:
         means: (T, positions, width) float16: what each position holds on average, for the keys and values of
             every layer and for the final states.
         covariance: (positions, positions) float16, of deviations from the mean, whose mean variance is 1.
+        boundaries: (positions - 1,) float32: what is lost where a position's final state and its next one's
+            come into one group; empty where no groups may be made.
     """
 
     means: NDArray[np.float16]
     covariance: NDArray[np.float16]
+    boundaries: NDArray[np.float32]
 
     def save(self, path: Path) -> None:
         """Write an .npz file."""
-        np.savez(path, means=self.means, covariance=self.covariance)
+        np.savez(path, means=self.means, covariance=self.covariance, boundaries=self.boundaries)
 
     @classmethod
     def load(cls, path: Path) -> "PaddingStatistics":
         """Read what `save` wrote.
 
         Raises:
-            BundleError: The file does not hold the two arrays in shapes that fit.
+            BundleError: The file does not hold the three arrays in shapes that fit.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                means, covariance = arrays["means"], arrays["covariance"]
+                means, covariance, boundaries = (
+                    arrays[name] for name in ("means", "covariance", "boundaries")
+                )
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise BundleError(
                 f"{path} holds no padding statistics ({error}); export the bundle again"
             ) from error
-        fits = means.ndim == 3 and covariance.shape == (means.shape[1], means.shape[1])
-        if not fits or (means.dtype, covariance.dtype) != (np.float16, np.float16):
+        fits = (
+            means.ndim == 3
+            and covariance.shape == (means.shape[1], means.shape[1])
+            and boundaries.shape in ((means.shape[1] - 1,), (0,))
+        )
+        kinds = (means.dtype, covariance.dtype, boundaries.dtype)
+        if not fits or kinds != (np.float16, np.float16, np.float32):
             raise BundleError(
-                f"{path}: means {means.dtype} {means.shape} and covariance {covariance.dtype} "
-                f"{covariance.shape} do not fit together; export the bundle again"
+                f"{path}: means {means.dtype} {means.shape}, covariance {covariance.dtype} "
+                f"{covariance.shape} and boundaries {boundaries.dtype} {boundaries.shape} do not fit "
+                "together; export the bundle again"
             )
-        return cls(means, covariance)
+        return cls(means, covariance, boundaries)
 
     def interpolation(
         self, supports: NDArray[np.int64], cached: NDArray[np.int64], noise_variance: float
@@ -97,6 +113,10 @@ class WindowPlan:
         supports: The last leading position, the anchors, the last position, (supports,) int64.
         cached: All other positions, (cached,) int64.
         interpolation: (cached, supports) float32, weights of the supports' deviations from the mean.
+        groups: (cached,) int64, the group of each in the decoder's memory; groups hold neighbours.
+        memory_mean: (groups, width) float16, what the groups hold on average of the final states.
+        memory_interpolation: (groups, supports) float32, `interpolation` of the groups.
+        memory_bias: (memory,) float32, logarithm of how many positions each of the decoder's keys stands for.
     """
 
     leading: int
@@ -104,11 +124,29 @@ class WindowPlan:
     supports: NDArray[np.int64]
     cached: NDArray[np.int64]
     interpolation: NDArray[np.float32]
+    groups: NDArray[np.int64]
+    memory_mean: NDArray[np.float16]
+    memory_interpolation: NDArray[np.float32]
+    memory_bias: NDArray[np.float32]
+
+    @property
+    def memory(self) -> int:
+        """Number of keys that the decoder gets."""
+        return len(self.memory_bias)
 
     def inputs(self) -> dict[str, NDArray[Any]]:
         """Return the inputs of the graph that depend on the plan."""
-        names = ("anchors", "supports", "cached", "interpolation")
-        return {name: getattr(self, name) for name in names}
+        of_padding = ("anchors", "supports", "cached", "interpolation")
+        of_memory = ("memory_mean", "memory_interpolation", "memory_bias")
+        return {name: getattr(self, name) for name in of_padding + of_memory}
+
+    def keys_of_positions(self) -> NDArray[np.int64]:
+        """Return which of the decoder's keys stands for each position of the window, (positions,)."""
+        computed = np.concatenate([np.arange(self.leading), self.supports[1:]])
+        keys = np.empty(len(computed) + len(self.cached), np.int64)
+        keys[computed] = np.arange(len(computed))
+        keys[self.cached] = len(computed) + self.groups
+        return keys
 
 
 class ShortWindow:
@@ -145,12 +183,48 @@ class ShortWindow:
         supports = np.concatenate([[leading - 1], anchors, [last]])
         cached = np.setdiff1d(np.arange(leading, last), anchors)
         interpolation = self.statistics.interpolation(supports, cached, self.noise_variance)
-        return WindowPlan(leading, anchors, supports, cached, interpolation)
+        computed = leading + len(anchors) + 1
+        groups = self._groups(cached, memory_positions(self.positions) - computed)
+        first = np.flatnonzero(np.diff(groups, prepend=-1))
+        sizes = np.diff(first, append=len(groups))
+
+        def grouped(rows: NDArray[Any]) -> NDArray[np.float32]:
+            sums = np.add.reduceat(rows, first, dtype=np.float32)
+            return np.asarray(sums / sizes[:, None], np.float32)
+
+        return WindowPlan(
+            leading,
+            anchors,
+            supports,
+            cached,
+            interpolation,
+            groups,
+            memory_mean=grouped(self.statistics.means[-1][cached]).astype(np.float16),
+            memory_interpolation=grouped(interpolation),
+            memory_bias=np.log(np.concatenate([np.ones(computed), sizes])).astype(np.float32),
+        )
+
+    def _groups(self, cached: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        """Return the group of each cached position: cut where most would be lost, else each by itself."""
+        boundaries = self.statistics.boundaries
+        if not len(boundaries) or len(cached) > MOST_A_GROUP * most or len(cached) <= most:
+            return np.arange(len(cached))
+        # What lies between two neighbours in `cached` was computed: nothing of it comes into a group.
+        between = np.maximum.reduceat(boundaries[: cached[-1]], cached[:-1])
+        cuts = np.argsort(-between, kind="stable")[: most - 1]
+        begins = np.zeros(len(cached), np.int64)
+        begins[cuts + 1] = 1
+        return np.cumsum(begins)
 
 
 def is_worthwhile(positions: int) -> bool:
     """Whether a window of so many positions is long enough to gain anything."""
     return positions >= SHORTEST_WINDOW
+
+
+def memory_positions(positions: int) -> int:
+    """Return how many keys the decoder gets of a window with groups: about half of its positions."""
+    return -(-positions // (2 * MEMORY_STEP)) * MEMORY_STEP
 
 
 def anchors_behind(leading: int, positions: int) -> NDArray[np.int64]:

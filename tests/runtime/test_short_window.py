@@ -1,9 +1,12 @@
 """The encoder over the speech alone: exact where it can be, refused where it must be."""
 
+import dataclasses
+import itertools
 import json
 import shutil
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
@@ -15,12 +18,14 @@ from export.made_up_speech import babble, examples
 from export.modules.attention import AttentionForm
 from export.modules.short_encoder import ShortEncoderGraph
 from export.modules.whisper import EncoderGraph
+from export.short_window.boundaries import boundaries, share_lost
 from export.short_window.statistics import EXAMPLES, SEED, _covariance, _encode, _Padding, padding_statistics
 from runtime import MultimodalASR
 from runtime.bundle.bundle import MANIFEST, PADDING_FILE, Bundle
 from runtime.bundle.graph import sha256_of
 from runtime.errors import BundleError, SettingsError
 from runtime.sessions.tensorrt.profiles import EngineLimits, build_profile, read_inputs
+from runtime.whisper.cross_attention import CrossAttention
 from runtime.whisper.short_encoder import ShortEncoder
 from runtime.whisper.short_window import (
     GAP,
@@ -55,7 +60,18 @@ def miniature(tmp_path_factory):
 def statistics(width=8):
     distances = np.abs(np.subtract.outer(np.arange(POSITIONS), np.arange(POSITIONS)))
     means = np.zeros((3, POSITIONS, width), np.float16)
-    return PaddingStatistics(means, np.exp(-distances / 200.0).astype(np.float16))
+    return PaddingStatistics(means, np.exp(-distances / 200.0).astype(np.float16), np.zeros(0, np.float32))
+
+
+def alike(seed=0, width=8):
+    """Statistics whose final states wander, so that some neighbours are more alike than others."""
+    random = np.random.default_rng(seed)
+    steps = random.normal(size=(POSITIONS, width)) * random.gamma(0.2, size=(POSITIONS, 1))
+    means = np.zeros((3, POSITIONS, width), np.float16)
+    means[-1] = np.cumsum(steps, axis=0)
+    return dataclasses.replace(
+        statistics(width), means=means, boundaries=boundaries(means[-1].astype(np.float32))
+    )
 
 
 @pytest.mark.parametrize("leading", [25, 75, 225, 700])
@@ -66,6 +82,75 @@ def test_a_plan_accounts_for_every_position_once(leading):
     assert plan.supports[0] == leading - 1
     assert plan.supports[-1] == POSITIONS - 1
     np.testing.assert_array_equal(plan.supports[1:-1], plan.anchors)
+
+
+@pytest.mark.parametrize("leading", [25, 75, 225, 425])
+def test_the_decoder_gets_half_as_many_keys_which_stand_for_all_positions(leading):
+    plan = ShortWindow(alike(), "fp32").plan(leading)
+    assert plan.memory == 768
+    keys = plan.keys_of_positions()
+    sizes = np.bincount(keys)
+    np.testing.assert_allclose(np.exp(plan.memory_bias), sizes, rtol=1e-6)
+    assert sizes.sum() == POSITIONS
+    computed = np.concatenate([np.arange(leading), plan.supports[1:]])
+    np.testing.assert_array_equal(keys[computed], np.arange(len(computed)))  # none of them is in a group
+    assert (sizes[: len(computed)] == 1).all()
+    np.testing.assert_array_equal(plan.groups, np.sort(plan.groups))  # neighbours alone
+    states = alike().means[-1].astype(np.float32)
+    for group in (0, 7, plan.groups[-1]):
+        members = plan.groups == group
+        np.testing.assert_allclose(
+            plan.memory_interpolation[group], plan.interpolation[members].mean(axis=0), atol=1e-6
+        )
+        expected = states[plan.cached[members]].mean(axis=0)
+        np.testing.assert_allclose(plan.memory_mean[group], expected, rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("leading", [450, 700])
+def test_where_too_little_padding_is_left_every_position_has_its_key(leading):
+    plan = ShortWindow(alike(), "fp32").plan(leading)
+    assert plan.memory == POSITIONS
+    assert not plan.memory_bias.any()
+    np.testing.assert_array_equal(plan.memory_interpolation, plan.interpolation)
+    np.testing.assert_array_equal(plan.memory_mean, alike().means[-1][plan.cached])
+
+
+def test_groups_end_where_the_states_change():
+    """States that are constant over stretches: with as many groups as stretches nothing is lost."""
+    random = np.random.default_rng(1)
+    states = np.repeat(random.normal(size=(300, 4)), 5, axis=0).astype(np.float16)
+    means = np.stack([np.zeros_like(states), np.zeros_like(states), states])
+    found = dataclasses.replace(statistics(4), means=means, boundaries=boundaries(states.astype(np.float32)))
+    assert share_lost(found) < 1e-6
+    noise = random.normal(size=states.shape).astype(np.float16)  # nobody is like anybody else
+    means[-1] = noise
+    lost = share_lost(dataclasses.replace(found, boundaries=boundaries(noise.astype(np.float32))))
+    assert 0.3 < lost < 1
+
+
+def test_boundaries_are_those_of_wards_method():
+    """Written out: of every pair of neighbouring groups, what joining adds to the sum of squares."""
+    random = np.random.default_rng(2)
+    states = np.cumsum(random.normal(size=(40, 3)), axis=0).astype(np.float32)
+    groups = [[place] for place in range(len(states))]
+
+    def squares(members):
+        return np.square(states[members] - states[members].mean(axis=0)).sum(dtype=np.float64)
+
+    order = []
+    while len(groups) > 1:
+        costs = [squares(a + b) - squares(a) - squares(b) for a, b in itertools.pairwise(groups)]
+        least = int(np.argmin(costs))
+        order.append(groups[least][-1])
+        groups[least : least + 2] = [groups[least] + groups[least + 1]]
+    lost = boundaries(states)
+    np.testing.assert_array_equal(np.sort(lost), lost[order])  # what goes first loses least
+    np.testing.assert_allclose(lost[order[0]], costs_of_first(states), rtol=1e-5)
+
+
+def costs_of_first(states):
+    """Two single neighbours: half of their squared distance."""
+    return (np.square(np.diff(states.astype(np.float64), axis=0)).sum(axis=1) / 2).min()
 
 
 def test_the_estimate_is_that_of_the_textbook():
@@ -119,14 +204,84 @@ def test_with_an_utterances_own_padding_it_is_the_full_window(miniature):
     plan = ShortWindow(statistics(), "fp32").plan(175)
     with torch.inference_mode():
         own = [each.states for (each,) in _encode(short_graph, [(features, 150)])]
-        inputs = [torch.from_numpy(array) for array in plan.inputs().values()]
-        got = short_graph(features[:, :, : 2 * 175 + 2], *inputs, own)
-        expected = full_graph(features)
-    order = np.argsort(np.concatenate([np.arange(175), plan.supports[1:], plan.cached]))
+        inputs = {name: torch.from_numpy(array) for name, array in plan.inputs().items()}
+        inputs["memory_mean"] = own[-1][plan.cached]
+        *got, bias = short_graph(features[:, :, : 2 * 175 + 2], *inputs.values(), own)
+        *expected, full_bias = full_graph(features)
     for i, (ours, theirs) in enumerate(zip(got, expected, strict=True)):
         axis = 3 if i % 2 == 0 else 2
         # float32 sums in another order
-        np.testing.assert_allclose(np.take(ours.numpy(), order, axis=axis), theirs.numpy(), atol=2e-5)
+        in_order = np.take(ours.numpy(), plan.keys_of_positions(), axis=axis)
+        np.testing.assert_allclose(in_order, theirs.numpy(), atol=2e-5)
+    assert bias.shape == full_bias.shape == (1, POSITIONS)
+    assert not bias.any()
+    assert not full_bias.any()
+
+
+def test_a_group_is_the_mean_of_its_positions(miniature):
+    """Keys and values are linear in the states: those of a group are the mean of its members' own."""
+    asr = MultimodalASR(miniature / "bundle", precision="fp32", providers="cpu", window="fast", language="en")
+    short_encoder = asr.whisper.short_encoder
+    features = asr.whisper.features([babble(2 * RATE, RATE, np.random.default_rng(6))])
+    grouped = alike_for(short_encoder)
+    short_encoder.window = ShortWindow(grouped, "fp32")
+    plan = short_encoder.window.plan(125)
+    assert plan.memory == 768
+    few = short_encoder.encode(features, 125).values
+    short_encoder.window = ShortWindow(
+        dataclasses.replace(grouped, boundaries=np.zeros(0, np.float32)), "fp32"
+    )
+    every = short_encoder.encode(features, 125).values
+    keys = plan.keys_of_positions()
+    positions = short_encoder.window.plan(125).keys_of_positions()
+    for name in ("cross_key_0", "cross_value_0"):
+        ours, theirs = (
+            np.moveaxis(each[name].numpy(), 3 if "key" in name else 2, 0) for each in (few, every)
+        )
+        for key in (0, 300, 500, 767):
+            expected = theirs[positions[keys == key]].mean(axis=0)
+            np.testing.assert_allclose(ours[key], expected, atol=2e-3)  # their mean is kept in float16
+
+
+def alike_for(short_encoder):
+    """The statistics of a bundle with groups, whatever its own states say."""
+    found = short_encoder.window.statistics
+    return dataclasses.replace(found, boundaries=boundaries(found.means[-1].astype(np.float32)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_key_counts_as_often_as_it_has_positions(miniature, precision):
+    """One key with a bias of log n is n equal keys, at the prompt and at every step."""
+    asr = MultimodalASR(miniature / "bundle", precision=precision, providers="cpu", language="en")
+    model = asr.whisper
+    features = model.features([babble(2 * RATE, RATE, np.random.default_rng(9))])
+    cross = model.encode(features)
+    sizes = np.random.default_rng(3).integers(1, 4, size=600)
+    sizes[-1] += POSITIONS - sizes.sum()
+    first = np.cumsum(sizes) - sizes
+    few, many = {}, {}
+    for name, value in cross.values.items():
+        axis = {"cross_k": 3, "cross_v": 2, "cross_b": 1}[name[:7]]
+        few[name] = np.take(value.numpy(), first, axis=axis)
+        many[name] = np.repeat(few[name], sizes, axis=axis)
+    few["cross_bias"] = np.log(sizes)[None].astype(np.float32)
+    found = []
+    for values in (few, many):
+        decoder = model.step_decoder(
+            CrossAttention({name: ort.OrtValue.ortvalue_from_numpy(each) for name, each in values.items()}, 1)
+        )
+        mask = np.zeros((1, model.geometry.vocab_size), np.float32)
+        prompt = np.array([model.tokens.prompt("en")])
+        found.append(
+            [
+                decoder.prefill(prompt, mask, 50),
+                decoder.step(np.array([[7, 9]]), np.zeros((1, 2), int), mask, 50),
+            ]
+        )
+    for (ours, our_tokens), (theirs, their_tokens) in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+        if precision == "fp32":
+            np.testing.assert_array_equal(our_tokens, their_tokens)
 
 
 def test_the_means_are_those_of_transformers_encoder(miniature):
@@ -173,9 +328,13 @@ def test_the_exported_graph_is_the_traced_module(miniature):
     plan = short_encoder.window.plan(125)
     with torch.inference_mode():
         inputs = [torch.from_numpy(array) for array in plan.inputs().values()]
+        assert inputs[-1].shape == (plan.memory,)
         means = [torch.from_numpy(mean) for mean in short_encoder.window.statistics.means]
         expected = module(torch.from_numpy(features[:, :, : 2 * 125 + 2]), *inputs, means)
-    for ours, theirs in zip(short_encoder.encode(features, 125).values.values(), expected, strict=True):
+    found = short_encoder.encode(features, 125)
+    assert list(found.values)[-1] == "cross_bias"
+    assert found.memory == plan.memory
+    for ours, theirs in zip(found.values.values(), expected, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-5)
 
 
@@ -255,8 +414,20 @@ def test_damaged_statistics_are_refused(miniature, tmp_path, content):
 
 def test_statistics_of_impossible_shapes_are_refused(tmp_path):
     path = tmp_path / "padding.npz"
-    np.savez(path, means=np.zeros((3, 20, 4), np.float16), covariance=np.zeros((20, 19), np.float16))
-    with pytest.raises(BundleError, match="do not fit together"):
+    means, covariance = np.zeros((3, 20, 4), np.float16), np.zeros((20, 20), np.float16)
+    np.savez(path, means=means, covariance=covariance, boundaries=np.zeros(19, np.float32))
+    PaddingStatistics.load(path)
+    for wrong in (
+        {"covariance": covariance[:, :19]},
+        {"boundaries": np.zeros(20, np.float32)},
+        {"boundaries": np.zeros(19)},
+    ):
+        arrays = {"means": means, "covariance": covariance, "boundaries": np.zeros(19, np.float32)}
+        np.savez(path, **arrays | wrong)
+        with pytest.raises(BundleError, match="do not fit together"):
+            PaddingStatistics.load(path)
+    np.savez(path, means=means, covariance=covariance)
+    with pytest.raises(BundleError, match=r"no padding statistics.*boundaries"):
         PaddingStatistics.load(path)
 
 
@@ -281,8 +452,11 @@ def test_tensorrt_gets_standard_operators_and_a_range_for_every_dynamic_dimensio
     profile = build_profile(graph.name, inputs, EngineLimits())
     assert set(profile.inputs) == {each.name for each in inputs if each.is_dynamic}
     (frames,) = {profile.inputs["input_features"][2].usual}
-    plan = ShortWindow(statistics(), "fp32").plan(225)
+    plan = ShortWindow(alike(), "fp32").plan(225)
     assert frames == 2 * plan.leading + 2
+    assert profile.inputs["memory_bias"][0].usual == plan.memory
+    (groups,) = {profile.inputs[name][0] for name in ("memory_mean", "memory_interpolation")}
+    assert groups.smallest <= len(plan.memory_mean) <= groups.largest
     assert profile.inputs["cached"][0].smallest <= len(plan.cached) <= profile.inputs["cached"][0].largest
     assert profile.inputs["anchors"][0].smallest <= len(plan.anchors) <= profile.inputs["anchors"][0].largest
 

@@ -257,6 +257,8 @@ def _short_encoder_ranges(limits: EngineLimits) -> dict[str, Range]:
         # The last leading position and the last of the window support the others besides the anchors.
         "supports": Range(*(getattr(anchors, corner) + 2 for corner in Range.__slots__)),
         "cached": Range(1, 1185, 1500),
+        "groups": Range(1, 455, 1500),
+        "memory": Range(1, 768, 1500),
     }
 
 
@@ -273,6 +275,7 @@ def _decoder_ranges(limits: EngineLimits) -> dict[str, Range]:
         "outputs": Range(1, limits.beams, limits.beams),
         "cached": cached,
         "total": total,
+        "memory": Range(1, 1500, 1500),  # of an utterance; pocket models have fewer
         "mask_batch": Range(1, 1, limits.batch),
         "mask_outputs": Range(1, 1, limits.beams),
         "top_k": Range(1, min(2 * limits.beams, limits.continuations), limits.continuations),
