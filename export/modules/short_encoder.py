@@ -70,5 +70,5 @@ class ShortEncoderGraph(EncoderGraph):
         for i, layer in enumerate(self.layers):
             states = layer(states, LayerPadding(padding, means[2 * i], means[2 * i + 1]))
         memory = append_estimates(self.norm(states), means[-1][supports], memory_mean, memory_interpolation)
-        bias = memory_bias.to(memory.dtype).expand(memory.shape[0], -1)
+        bias = memory_bias.to(memory.dtype).expand(input_features.shape[0], -1)
         return (*self.project(memory), bias)

@@ -115,7 +115,8 @@ class EncoderGraph(nn.Module):
         states = self.convolve(input_features) + self.positions
         for layer in self.layers:
             states = layer(states)
-        return (*self.project(self.norm(states)), states.new_zeros(states.shape[:2]))
+        bias = input_features.new_zeros(input_features.shape[0], self.positions.shape[0])
+        return (*self.project(self.norm(states)), bias)
 
     def convolve(self, input_features: Tensor) -> Tensor:
         """Turn log-mel (batch, mels, 2 * positions) into (batch, positions, width)."""
