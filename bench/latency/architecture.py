@@ -28,6 +28,7 @@ from bench.peers.models import ModelFolders, make_workload, prepare_models, read
 from bench.peers.registry import SPEECH_PRECISIONS, TEXT_PRECISIONS, expand
 from runtime.bundle.bundle import Bundle
 from runtime.errors import SettingsError
+from runtime.whisper.short_window import PaddingStatistics, ShortWindow
 
 OURS, OURS_SHORT = "earsight", "earsight_short"
 READS_PER_TURN = 3
@@ -122,10 +123,7 @@ def _measure_speech(
         speech=_share_of_window(settings.seconds, geometry),
     )
     ours = [name for name in systems if name.startswith(OURS)]
-    sizes = {
-        name: step_bytes(folders.bundle, name.split("-")[1], geometry, workload, settings.batch)
-        for name in ours
-    }
+    sizes = {name: step_bytes(folders.bundle, name, geometry, workload, settings.batch) for name in ours}
     with tempfile.TemporaryDirectory(prefix="earsight-") as folder:
         features = Path(folder) / "features.npy"
         np.save(features, random_features(geometry, settings.batch, settings.seed, workload.speech))
@@ -171,16 +169,26 @@ def _share_of_window(seconds: float | None, geometry: dict[str, Any]) -> float:
 
 
 def step_bytes(
-    bundle: Path, precision: str, geometry: dict[str, Any], workload: Workload, utterances: int
+    folder: Path, system: str, geometry: dict[str, Any], workload: Workload, utterances: int
 ) -> dict[str, int]:
-    """Return what an average decoder step reads, in bytes, by kind and in total."""
-    graph = Bundle.open(bundle).graph("decoder_model", precision).path
+    """Return what an average decoder step of one of our systems reads, in bytes, by kind and in total."""
+    bundle = Bundle.open(folder)
+    kind, precision = system.split("-")
+    if kind == OURS_SHORT:
+        geometry = geometry | {"positions": _short_keys(bundle, precision, workload.speech)}
     parts = {
-        "weights": weight_bytes(graph),
+        "weights": weight_bytes(bundle.graph("decoder_model", precision).path),
         "cross_attention": cross_bytes(geometry, utterances),
         "cache": cache_bytes(geometry, utterances, len(workload.prompt), workload.beams, workload.steps),
     }
     return parts | {"total": sum(parts.values())}
+
+
+def _short_keys(bundle: Bundle, precision: str, speech: float) -> int:
+    """Return how many keys the decoder gets of an utterance that takes such a share of the window."""
+    window = ShortWindow(PaddingStatistics.load(bundle.short_encoder(precision)[1]), precision)
+    leading = window.leading_positions(round(speech * window.positions))
+    return window.positions if leading is None else window.plan(leading).keys
 
 
 def _start_floors(sizes: dict[str, dict[str, int]], threads: int, folder: Path) -> dict[str, Worker]:

@@ -138,7 +138,7 @@ def _measure(
         "full_window_error": own_error,
         "speech_limit": limit,
         "passed": bool(speech_error <= limit),  # "<=" refuses NaN as well
-        "decoder_keys": window.plan(shortest).memory,
+        "decoder_keys": window.plan(shortest).keys,
     }
 
 

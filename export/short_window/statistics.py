@@ -63,7 +63,7 @@ def padding_statistics(
     )
     if share_lost(statistics) <= MOST_LOST:
         return statistics
-    return replace(statistics, boundaries=np.zeros(0, np.float32))
+    return replace(statistics, boundaries=np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True, slots=True)

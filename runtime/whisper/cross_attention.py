@@ -9,6 +9,7 @@ import onnxruntime as ort
 from numpy.typing import DTypeLike
 
 LARGEST_KEPT: Final = 8  # utterances
+CROSS_BIAS: Final = "cross_bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +17,9 @@ class CrossAttention:
     """Keys and values of every decoder layer for N utterances, where the decoder's provider wants them.
 
     Attributes:
-        values: By graph name: `cross_key_{i}` (N, heads, head_dim, memory), `cross_value_{i}` (N, heads,
-            memory, head_dim), and `cross_bias` (N, memory), which is added to the scores. The memory is as
-            long as the window has positions, or shorter where keys stand for several of them.
+        values: By graph name: `cross_key_{i}` (N, heads, head_dim, keys), `cross_value_{i}` (N, heads, keys,
+            head_dim), and `cross_bias` (N, keys), which is added to the scores. There are as many keys as
+            the window has positions, or fewer where some stand for several of them.
         batch: N.
         room: What of `Rooms` its memory is part of; None where the memory is its own.
     """
@@ -28,9 +29,9 @@ class CrossAttention:
     room: "CrossAttention | None" = None
 
     @property
-    def memory(self) -> int:
+    def keys(self) -> int:
         """Number of keys of an utterance."""
-        return int(self.values["cross_bias"].shape()[1])
+        return int(self.values[CROSS_BIAS].shape()[1])
 
     def rows(self, first: int, end: int) -> Self:
         """Return the part of some utterances; it shares the memory of the whole."""
@@ -52,7 +53,7 @@ class Rooms:
     it does not matter; their memory is not kept.
 
     Args:
-        shapes: By graph name, of one utterance; a name stands where the length of the memory goes.
+        shapes: By graph name, of one utterance; a name stands where the number of keys goes.
         kind: Type of the numbers.
     """
 
@@ -61,14 +62,14 @@ class Rooms:
         self._kind = np.dtype(kind)
         self._free: dict[int, list[CrossAttention]] = {}  # as many as there are batches at a time
 
-    def borrow(self, batch: int, memory: int) -> CrossAttention:
+    def borrow(self, batch: int, keys: int) -> CrossAttention:
         """Return memory for so many utterances of so many keys; what lies in it is of no meaning."""
         try:
-            room = self._free.setdefault(memory, []).pop()
+            room = self._free.setdefault(keys, []).pop()
         except IndexError:  # none, or another thread was quicker
-            room = self._build(batch, memory)
+            room = self._build(batch, keys)
         if room.batch < batch:
-            room = self._build(batch, memory)
+            room = self._build(batch, keys)
         part = room.rows(0, batch)
         return CrossAttention(part.values, batch, room)
 
@@ -76,13 +77,13 @@ class Rooms:
         """Take back what nobody needs any more; nothing to do where it was not borrowed here."""
         if cross.room is None or cross.room.batch > LARGEST_KEPT:
             return
-        free = self._free[cross.room.memory]
+        free = self._free[cross.room.keys]
         assert all(room is not cross.room for room in free), "given back twice"
         free.append(cross.room)
 
-    def _build(self, batch: int, memory: int) -> CrossAttention:
+    def _build(self, batch: int, keys: int) -> CrossAttention:
         def room(shape: Sequence[int | str]) -> ort.OrtValue:
-            sizes = (memory if isinstance(size, str) else size for size in shape)
+            sizes = (keys if isinstance(size, str) else size for size in shape)
             return ort.OrtValue.ortvalue_from_numpy(np.empty((batch, *sizes), self._kind))
 
         return CrossAttention({name: room(shape) for name, shape in self._shapes.items()}, batch)

@@ -16,10 +16,11 @@ from runtime.sessions.factory import SessionFactory
 from runtime.sessions.runs import require_input_shape, run_bound
 from runtime.whisper.beam_search import Finished, FinishedHypothesis, GivenUp, StepDecoder, beam_search
 from runtime.whisper.beam_settings import BeamSearchSettings
-from runtime.whisper.cross_attention import CrossAttention, Rooms, bind_cross_outputs
+from runtime.whisper.cross_attention import CROSS_BIAS, CrossAttention, Rooms, bind_cross_outputs
 from runtime.whisper.decoder import DecoderGeometry, OnnxStepDecoder
 from runtime.whisper.log_mel import LogMelExtractor, Waveform
 from runtime.whisper.short_encoder import FRAMES_A_POSITION, ShortEncoder, Window
+from runtime.whisper.short_window import grouped_keys
 from runtime.whisper.token_rules import TokenRules, allow_only
 from runtime.whisper.tokens import WhisperTokens
 from runtime.whisper.word_keys import WordKeys
@@ -73,7 +74,8 @@ class WhisperModel:
         self.geometry = DecoderGeometry.of_session(self.decoder)
         window = (self.features.n_mels, self.features.n_frames)
         require_input_shape(self.encoder, "input_features", window, "whisper/preprocessor_config.json")
-        _require_names(self.decoder, set(self._cross_names), "decoder_model")
+        # An encoder of an older version gives no bias: asked for here, it is missed before the first batch.
+        _require_names(self.decoder, {*self._cross_names, CROSS_BIAS}, "decoder_model")
         if self.tokens.vocab_size != self.geometry.vocab_size:
             raise BundleError(
                 f"whisper/config.json speaks of {self.tokens.vocab_size} tokens, the decoder graph of "
@@ -138,8 +140,8 @@ class WhisperModel:
         Returns:
             Groups to be decoded together: their places in `waveforms`, and their cross-attention. On a CPU,
             where utterances are encoded one by one, which takes no longer there, a group is what has as many
-            keys as each other: short utterances, and long ones. Elsewhere it is what needs as much of the
-            window as each other. What an utterance gets does not depend on the others.
+            keys as each other, fewer keys first. Elsewhere it is what needs as much of the window as each
+            other. What an utterance gets does not depend on the others.
         """
         if self.device == "cpu":
             return self._encode_one_by_one(waveforms, most, given_up)
@@ -161,29 +163,29 @@ class WhisperModel:
         for place, waveform in enumerate(waveforms):
             assert place < most, f"more than {most} utterances"
             leading = self.leading_positions(waveform.size)
-            memory = self._memory(leading)
-            group = groups.setdefault(memory, [])
+            keys = self._keys(leading)
+            group = groups.setdefault(keys, [])
             if most == 1:
-                rooms[memory] = self.encode(self.features([waveform]), leading)
+                rooms[keys] = self.encode(self.features([waveform]), leading)
             else:
                 if not group:
-                    rooms[memory] = self._rooms.borrow(most, memory)
-                into = rooms[memory].rows(len(group), len(group) + 1)
+                    rooms[keys] = self._rooms.borrow(most, keys)
+                into = rooms[keys].rows(len(group), len(group) + 1)
                 if place and place in given_up():
                     into.clear()
                 else:
                     self.encode(self.features([waveform]), leading, into)
             group.append(place)
-        if most == 1:
-            return [(places, rooms[memory]) for memory, places in groups.items()]
-        return [(places, rooms[memory].rows(0, len(places))) for memory, places in groups.items()]
+        # Those with fewer keys first: nobody waits for a longer utterance than their own.
+        found = [(groups[keys], rooms[keys]) for keys in sorted(groups)]
+        return [(places, room if most == 1 else room.rows(0, len(places))) for places, room in found]
 
-    def _memory(self, leading: int | None) -> int:
+    def _keys(self, leading: int | None) -> int:
         """Return how many keys the decoder gets of an utterance that needs so many positions."""
         if leading is None:
             return self.features.n_frames // FRAMES_A_POSITION
         assert self.short_encoder is not None  # it said how many
-        return self.short_encoder.window.plan(leading).memory
+        return self.short_encoder.window.plan(leading).keys
 
     def share_rooms(self, other: "WhisperModel") -> None:
         """Take the memory of batches from another model of the same checkpoint, and give it back there."""
@@ -191,10 +193,16 @@ class WhisperModel:
 
     @property
     def cross_bytes(self) -> int:
-        """Bytes of one utterance's cross-attention."""
+        """Bytes that one utterance's cross-attention takes in a batch.
+
+        With a short window a batch has memory for both numbers of keys, whichever its utterances turn out to
+        need.
+        """
         geometry = self.geometry
-        positions = self.features.n_frames // FRAMES_A_POSITION
-        numbers = 2 * geometry.layers * geometry.heads * geometry.head_dim * positions
+        keys = positions = self.features.n_frames // FRAMES_A_POSITION
+        if self.short_encoder is not None and self.short_encoder.window.has_groups:
+            keys += grouped_keys(positions)
+        numbers = 2 * geometry.layers * geometry.heads * geometry.head_dim * keys
         return numbers * np.dtype(self._float).itemsize
 
     def leading_positions(self, samples: int) -> int | None:

@@ -8,7 +8,8 @@ estimate is the best linear one for deviations of a known covariance (kriging; R
 equation 2.25).
 
 The decoder gets fewer keys than the window has positions: neighbours in the padding that hold nearly the same
-are one *group*, where the statistics tell that little is lost.
+are one *group*, where the statistics tell that little is lost. A group is one key that counts as often as it
+has positions (proportional attention; Bolya et al. 2023, "Token Merging").
 """
 
 import threading
@@ -31,8 +32,8 @@ STEP: Final = 16
 FROM_END: Final = (16, 10, 6, 3, 2)  # anchors before the end of the window, where they change fast again
 LARGEST_SHARE: Final = 0.6  # of the window that may be computed; beyond, computing all of it is as quick
 SHORTEST_WINDOW: Final = 500  # positions below which nothing is gained
-MEMORY_STEP: Final = 64  # the decoder's keys come in multiples of it, which its products like
-MOST_A_GROUP: Final = 4  # positions of the mean group beyond which there are none
+KEYS_STEP: Final = 64  # the decoder's keys come in multiples of it, which its products like
+MOST_A_GROUP: Final = 4  # mean size of a group, in positions, beyond which there are none
 
 
 # Variances in units of the deviations' own: of a constant that all positions share, whose estimate is thereby
@@ -51,13 +52,14 @@ class PaddingStatistics:
         means: (T, positions, width) float16: what each position holds on average, for the keys and values of
             every layer and for the final states.
         covariance: (positions, positions) float16, of deviations from the mean, whose mean variance is 1.
-        boundaries: (positions - 1,) float32: what is lost where a position's final state and its next one's
-            come into one group; empty where no groups may be made.
+        boundaries: (positions - 1,) int32, of each position and the next one: when they come into one group,
+            if groups of neighbours are joined one after the other, those whose final states are most alike
+            first; empty where no groups may be made.
     """
 
     means: NDArray[np.float16]
     covariance: NDArray[np.float16]
-    boundaries: NDArray[np.float32]
+    boundaries: NDArray[np.int32]
 
     def save(self, path: Path) -> None:
         """Write an .npz file."""
@@ -85,7 +87,7 @@ class PaddingStatistics:
             and boundaries.shape in ((means.shape[1] - 1,), (0,))
         )
         kinds = (means.dtype, covariance.dtype, boundaries.dtype)
-        if not fits or kinds != (np.float16, np.float16, np.float32):
+        if not fits or kinds != (np.float16, np.float16, np.int32):
             raise BundleError(
                 f"{path}: means {means.dtype} {means.shape}, covariance {covariance.dtype} "
                 f"{covariance.shape} and boundaries {boundaries.dtype} {boundaries.shape} do not fit "
@@ -130,7 +132,7 @@ class WindowPlan:
     memory_bias: NDArray[np.float32]
 
     @property
-    def memory(self) -> int:
+    def keys(self) -> int:
         """Number of keys that the decoder gets."""
         return len(self.memory_bias)
 
@@ -164,6 +166,11 @@ class ShortWindow:
         self._plans: dict[int, WindowPlan] = {}
         self._lock = threading.Lock()
 
+    @property
+    def has_groups(self) -> bool:
+        """Whether the decoder gets fewer keys of some utterances than the window has positions."""
+        return len(self.statistics.boundaries) > 0
+
     def leading_positions(self, speech: int) -> int | None:
         """Return how many positions lead for a speech of so many; None where all should be computed."""
         leading = -(-(speech + MARGIN) // GRID) * GRID
@@ -184,7 +191,7 @@ class ShortWindow:
         cached = np.setdiff1d(np.arange(leading, last), anchors)
         interpolation = self.statistics.interpolation(supports, cached, self.noise_variance)
         computed = leading + len(anchors) + 1
-        groups = self._groups(cached, memory_positions(self.positions) - computed)
+        groups = self._groups(cached, grouped_keys(self.positions) - computed)
         first = np.flatnonzero(np.diff(groups, prepend=-1))
         sizes = np.diff(first, append=len(groups))
 
@@ -205,13 +212,13 @@ class ShortWindow:
         )
 
     def _groups(self, cached: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-        """Return the group of each cached position: cut where most would be lost, else each by itself."""
-        boundaries = self.statistics.boundaries
-        if not len(boundaries) or len(cached) > MOST_A_GROUP * most or len(cached) <= most:
+        """Return the group of each cached position: what is joined last is cut, or each is by itself."""
+        if not self.has_groups or len(cached) > MOST_A_GROUP * most or len(cached) <= most:
             return np.arange(len(cached))
+        boundaries = self.statistics.boundaries
         # What lies between two neighbours in `cached` was computed: nothing of it comes into a group.
         between = np.maximum.reduceat(boundaries[: cached[-1]], cached[:-1])
-        cuts = np.argsort(-between, kind="stable")[: most - 1]
+        cuts = np.argsort(between)[len(between) + 1 - most :]
         begins = np.zeros(len(cached), np.int64)
         begins[cuts + 1] = 1
         return np.cumsum(begins)
@@ -222,9 +229,9 @@ def is_worthwhile(positions: int) -> bool:
     return positions >= SHORTEST_WINDOW
 
 
-def memory_positions(positions: int) -> int:
+def grouped_keys(positions: int) -> int:
     """Return how many keys the decoder gets of a window with groups: about half of its positions."""
-    return -(-positions // (2 * MEMORY_STEP)) * MEMORY_STEP
+    return -(-positions // (2 * KEYS_STEP)) * KEYS_STEP
 
 
 def anchors_behind(leading: int, positions: int) -> NDArray[np.int64]:

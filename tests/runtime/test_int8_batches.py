@@ -71,7 +71,7 @@ def test_log_probabilities_are_the_same_bits(asr, waveforms):
 def test_memory_of_the_last_batch_leaves_no_trace(asr, waveforms, alone):
     """Nor does what lies there where an utterance was given up before it was encoded."""
     model = asr.whisper
-    spoilt = model._rooms.borrow(4, model._memory(None))
+    spoilt = model._rooms.borrow(4, model._keys(None))
     for value in spoilt.values.values():
         value.numpy()[:] = np.nan
     model._rooms.give_back(spoilt)
@@ -83,7 +83,7 @@ def test_memory_of_the_last_batch_leaves_no_trace(asr, waveforms, alone):
     assert [delivered[place] for place in range(4)] == found
     for place in (0, 1, 3):
         assert found[place].hypotheses == alone[place]
-    taken = model._rooms.borrow(3, model._memory(None))
+    taken = model._rooms.borrow(3, model._keys(None))
     assert taken.room is spoilt.room, "the memory was used, and given back"
 
 

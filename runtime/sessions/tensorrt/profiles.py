@@ -249,15 +249,16 @@ def _encoder_ranges(limits: EngineLimits) -> dict[str, Range]:
 
 def _short_encoder_ranges(limits: EngineLimits) -> dict[str, Range]:
     # Every dimension may reach what the others allow: leading positions and anchors are at most 0.6 of 1500.
-    anchors = Range(1, 90, 128)
+    # Usual is what 225 leading positions come to.
+    anchors = Range(1, 95, 128)
     return {
         "batch": Range(1, 1, limits.batch),
         "frames": Range(4, 2 * 225 + 2, 2 * 900 + 2),
         "anchors": anchors,
         # The last leading position and the last of the window support the others besides the anchors.
         "supports": Range(*(getattr(anchors, corner) + 2 for corner in Range.__slots__)),
-        "cached": Range(1, 1185, 1500),
-        "groups": Range(1, 455, 1500),
+        "cached": Range(1, 1179, 1500),
+        "groups": Range(1, 447, 1500),
         "memory": Range(1, 768, 1500),
     }
 
