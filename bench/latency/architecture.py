@@ -123,7 +123,13 @@ def _measure_speech(
         speech=_share_of_window(settings.seconds, geometry),
     )
     ours = [name for name in systems if name.startswith(OURS)]
-    sizes = {name: step_bytes(folders.bundle, name, geometry, workload, settings.batch) for name in ours}
+    sizes = {
+        name: step_bytes(
+            folders.bundle, precision, geometry, workload, settings.batch, short_window=kind == OURS_SHORT
+        )
+        for name in ours
+        for kind, precision in [name.split("-")]
+    }
     with tempfile.TemporaryDirectory(prefix="earsight-") as folder:
         features = Path(folder) / "features.npy"
         np.save(features, random_features(geometry, settings.batch, settings.seed, workload.speech))
@@ -169,12 +175,17 @@ def _share_of_window(seconds: float | None, geometry: dict[str, Any]) -> float:
 
 
 def step_bytes(
-    folder: Path, system: str, geometry: dict[str, Any], workload: Workload, utterances: int
+    folder: Path,
+    precision: str,
+    geometry: dict[str, Any],
+    workload: Workload,
+    utterances: int,
+    *,
+    short_window: bool = False,
 ) -> dict[str, int]:
-    """Return what an average decoder step of one of our systems reads, in bytes, by kind and in total."""
+    """Return what an average decoder step reads, in bytes, by kind and in total."""
     bundle = Bundle.open(folder)
-    kind, precision = system.split("-")
-    if kind == OURS_SHORT:
+    if short_window:
         geometry = geometry | {"positions": _short_keys(bundle, precision, workload.speech)}
     parts = {
         "weights": weight_bytes(bundle.graph("decoder_model", precision).path),
