@@ -198,8 +198,7 @@ def step_bytes(
 def _short_keys(bundle: Bundle, precision: str, speech: float) -> int:
     """Return how many keys the decoder gets of an utterance that takes such a share of the window."""
     window = ShortWindow(PaddingStatistics.load(bundle.short_encoder(precision)[1]), precision)
-    leading = window.leading_positions(round(speech * window.positions))
-    return window.positions if leading is None else window.plan(leading).keys
+    return window.keys(window.leading_positions(round(speech * window.positions)))
 
 
 def _start_floors(sizes: dict[str, dict[str, int]], threads: int, folder: Path) -> dict[str, Worker]:

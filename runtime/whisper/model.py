@@ -182,10 +182,9 @@ class WhisperModel:
 
     def _keys(self, leading: int | None) -> int:
         """Return how many keys the decoder gets of an utterance that needs so many positions."""
-        if leading is None:
+        if self.short_encoder is None:
             return self.features.n_frames // FRAMES_A_POSITION
-        assert self.short_encoder is not None  # it said how many
-        return self.short_encoder.window.plan(leading).keys
+        return self.short_encoder.window.keys(leading)
 
     def share_rooms(self, other: "WhisperModel") -> None:
         """Take the memory of batches from another model of the same checkpoint, and give it back there."""
@@ -199,9 +198,9 @@ class WhisperModel:
         need.
         """
         geometry = self.geometry
-        keys = positions = self.features.n_frames // FRAMES_A_POSITION
+        keys = self._keys(None)
         if self.short_encoder is not None and self.short_encoder.window.has_groups:
-            keys += grouped_keys(positions)
+            keys += grouped_keys(keys)
         numbers = 2 * geometry.layers * geometry.heads * geometry.head_dim * keys
         return numbers * np.dtype(self._float).itemsize
 

@@ -177,6 +177,10 @@ class ShortWindow:
         computed = leading + len(anchors_behind(leading, self.positions)) + 1
         return leading if computed <= LARGEST_SHARE * self.positions else None
 
+    def keys(self, leading: int | None) -> int:
+        """Return how many keys the decoder gets, given what `leading_positions` says."""
+        return self.positions if leading is None else self.plan(leading).keys
+
     def plan(self, leading: int) -> WindowPlan:
         """Return the plan for so many leading positions; the first time, it is worked out."""
         with self._lock:

@@ -1,7 +1,6 @@
 """The encoder over the speech alone: exact where it can be, refused where it must be."""
 
 import dataclasses
-import itertools
 import json
 import shutil
 
@@ -19,7 +18,7 @@ from export.made_up_speech import babble, examples
 from export.modules.attention import AttentionForm
 from export.modules.short_encoder import ShortEncoderGraph
 from export.modules.whisper import EncoderGraph
-from export.short_window.boundaries import boundaries, share_lost
+from export.short_window.boundaries import boundaries
 from export.short_window.statistics import EXAMPLES, SEED, _covariance, _encode, _Padding, padding_statistics
 from runtime import MultimodalASR
 from runtime.bundle.bundle import MANIFEST, PADDING_FILE, Bundle
@@ -36,8 +35,8 @@ from runtime.whisper.short_window import (
     anchors_behind,
     is_worthwhile,
 )
+from tests.tools.padding_examples import POSITIONS, alike, statistics
 
-POSITIONS = 1500
 RATE = 16000
 
 
@@ -58,21 +57,12 @@ def miniature(tmp_path_factory):
     return folder
 
 
-def statistics(width=8):
-    distances = np.abs(np.subtract.outer(np.arange(POSITIONS), np.arange(POSITIONS)))
-    means = np.zeros((3, POSITIONS, width), np.float16)
-    return PaddingStatistics(means, np.exp(-distances / 200.0).astype(np.float16), np.zeros(0, np.int32))
-
-
-def alike(seed=0, width=8):
-    """Statistics whose final states wander, so that some neighbours are more alike than others."""
-    random = np.random.default_rng(seed)
-    steps = random.normal(size=(POSITIONS, width)) * random.gamma(0.2, size=(POSITIONS, 1))
-    means = np.zeros((3, POSITIONS, width), np.float16)
-    means[-1] = np.cumsum(steps, axis=0)
-    return dataclasses.replace(
-        statistics(width), means=means, boundaries=boundaries(means[-1].astype(np.float32))
-    )
+def vouch_for(folder, name):
+    """Let the bundle's manifest say what is in a file now."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    path = folder / name
+    manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize("leading", [25, 75, 225, 700])
@@ -116,37 +106,6 @@ def test_where_too_little_padding_is_left_every_position_has_its_key(leading):
     np.testing.assert_array_equal(plan.memory_mean, alike().means[-1][plan.cached])
 
 
-def test_groups_end_where_the_states_change():
-    """States that are constant over stretches: with as many groups as stretches nothing is lost."""
-    random = np.random.default_rng(1)
-    states = np.repeat(random.normal(size=(300, 4)), 5, axis=0).astype(np.float16)
-    means = np.stack([np.zeros_like(states), np.zeros_like(states), states])
-    found = dataclasses.replace(statistics(4), means=means, boundaries=boundaries(states.astype(np.float32)))
-    assert share_lost(found) < 1e-6
-    noise = random.normal(size=states.shape).astype(np.float16)  # nobody is like anybody else
-    means[-1] = noise
-    lost = share_lost(dataclasses.replace(found, boundaries=boundaries(noise.astype(np.float32))))
-    assert 0.3 < lost < 1
-
-
-def test_boundaries_are_those_of_wards_method():
-    """Written out: of every pair of neighbouring groups, what joining adds to the sum of squares."""
-    random = np.random.default_rng(2)
-    states = np.cumsum(random.normal(size=(40, 3)), axis=0).astype(np.float32)
-    groups = [[place] for place in range(len(states))]
-
-    def squares(members):
-        return np.square(states[members] - states[members].mean(axis=0)).sum(dtype=np.float64)
-
-    order = []
-    while len(groups) > 1:
-        costs = [squares(a + b) - squares(a) - squares(b) for a, b in itertools.pairwise(groups)]
-        least = int(np.argmin(costs))
-        order.append(groups[least][-1])
-        groups[least : least + 2] = [groups[least] + groups[least + 1]]
-    np.testing.assert_array_equal(np.argsort(boundaries(states)), order)
-
-
 @pytest.mark.parametrize(("most_lost", "keys"), [(1.0, 768), (-1.0, POSITIONS)])
 def test_the_export_makes_groups_where_they_lose_little(miniature, monkeypatch, most_lost, keys):
     monkeypatch.setattr("export.short_window.statistics.MOST_LOST", most_lost)
@@ -172,10 +131,7 @@ def test_a_bundle_without_a_bias_is_refused_when_it_is_opened(miniature, tmp_pat
     del decoder.graph.input[:]
     decoder.graph.input.extend(kept)
     onnx.save(decoder, folder / name)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    size = (folder / name).stat().st_size
-    manifest["files"][name] |= {"bytes": size, "sha256": sha256_of(folder / name)}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    vouch_for(folder, name)
     with pytest.raises(BundleError, match=r"cross_bias.*export the bundle again"):
         MultimodalASR(folder, precision="fp32", providers="cpu", language="en")
 
@@ -464,10 +420,7 @@ def test_statistics_of_another_checkpoint_are_refused(miniature, tmp_path):
     folder = tmp_path / "bundle"
     shutil.copytree(miniature / "bundle", folder)
     statistics().save(folder / PADDING_FILE)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    path = folder / PADDING_FILE
-    manifest["files"][PADDING_FILE] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    vouch_for(folder, PADDING_FILE)
     with pytest.raises(BundleError, match="export the bundle again"):
         MultimodalASR(folder, precision="fp32", providers="cpu", window="fast", language="en")
 
