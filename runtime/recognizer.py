@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.audio.load import SAMPLING_RATE, AudioSource, Waveform, stream_audio
 from runtime.audio.segmentation import DEFAULT_PAUSE_S, Segment, Splitter
@@ -15,8 +16,9 @@ from runtime.speech_gate.gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.beam_search import FinishedHypothesis, GivenUp
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.cross_attention import CrossAttention
+from runtime.whisper.first_position import FirstPosition
 from runtime.whisper.language_names import language_code
-from runtime.whisper.model import FirstPosition, WhisperModel
+from runtime.whisper.model import WhisperModel
 from runtime.whisper.words import lower
 
 # So much of the pause that ended a segment is decoded with it. Noise that goes on for seconds after the sound
@@ -231,17 +233,21 @@ class Recognizer:
     ) -> None:
         """Decode utterances that were encoded together, by their places."""
         places = list(speech)
-        first = self.whisper.first_position(cross)
-        codes = self._detected(self._codes([utterance.language for utterance, _ in speech.values()]), first)
+        codes = self._codes([utterance.language for utterance, _ in speech.values()])
+        no_speech_probs = np.full(len(places), np.nan, np.float32)
+        if must_detect := self._must_detect(codes):
+            first = self.whisper.first_position(cross)
+            codes, no_speech_probs = self._detected(codes, first), first.no_speech_prob
         samples = [waveform.size for _, waveform in speech.values()]
 
         def finished(row: int, hypotheses: list[Hypothesis]) -> None:
-            probability = float(first.no_speech_prob[row])
+            probability = float(no_speech_probs[row])
             no_speech_prob = None if np.isnan(probability) else probability
             judged = self._judged(*speech[places[row]], hypotheses, no_speech_prob, codes[row].code)
             deliver(places[row], judged)
 
-        self._lists(cross, codes, samples, _renumbered(given_up, places), finished)
+        into = None if must_detect else no_speech_probs
+        self._lists(cross, codes, samples, _renumbered(given_up, places), finished, into)
 
     def _judged(
         self,
@@ -315,6 +321,7 @@ class Recognizer:
         samples: Sequence[int],
         given_up: GivenUp = tuple,
         finished: Callable[[int, list[Hypothesis]], object] | None = None,
+        no_speech_into: NDArray[np.float32] | None = None,
     ) -> list[list[Hypothesis]]:
         prompts = [self.whisper.tokens.prompt(each.asked, each.task) for each in spoken]
         codes = [each.code for each in spoken]
@@ -333,6 +340,7 @@ class Recognizer:
             most_tokens=self.most_tokens(samples, codes),
             given_up=given_up,
             finished=read,
+            no_speech_into=no_speech_into,
             last_use=True,
         )
         return [lists[row] for row in range(len(codes))]

@@ -6,6 +6,7 @@ reorders these rows and nothing else: no key and no value is copied.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ class Run(NamedTuple):
         mask: What each sees of the cache, these entries included, (batch, queries, entries).
         positions: Place of each token in its text, (queries,).
         wanted: Queries whose candidates are asked for, (outputs,).
-        token_mask: (1, 1, V) or (batch, K, V).
+        token_mask: (1, 1, V), (1, outputs, V) or (batch, K, V).
         top_k: Candidates of each.
     """
 
@@ -59,12 +60,33 @@ class LineageDecoder(ABC):
 
     def prefill(self, prompts: NDArray[np.int64], token_mask: NDArray[np.float32], top_k: int) -> Candidates:
         """Read the prompts once per utterance; see `StepDecoder.prefill`."""
+        return self.read(prompts, [prompts.shape[1] - 1], token_mask, top_k)
+
+    def read(
+        self,
+        prompts: NDArray[np.int64],
+        wanted: Sequence[int],
+        token_mask: NDArray[np.float32],
+        top_k: int,
+    ) -> Candidates:
+        """Read the prompts once per utterance; return what may follow some of their places.
+
+        Args:
+            prompts: (N, P).
+            wanted: The places, (outputs,).
+            token_mask: (1, V), or one row per place.
+            top_k: Candidates of each.
+
+        Returns:
+            Log-probabilities and tokens, both (N, outputs, top_k), best first.
+        """
         length = prompts.shape[1]
         causal = np.where(np.tri(length, dtype=bool), 0.0, HIDDEN).astype(self._lineage.dtype)
         own = np.broadcast_to(causal, (self._batch, length, length))
         mask = np.concatenate([np.repeat(self._lineage, length, axis=1), own], axis=2)
-        wanted, token_mask = np.array([length - 1]), _three_dimensional(token_mask)
-        outputs = self._run(Run(prompts, mask, np.arange(length), wanted, token_mask, top_k))
+        outputs = self._run(
+            Run(prompts, mask, np.arange(length), np.array(wanted), _three_dimensional(token_mask), top_k)
+        )
         self._lineage = mask[:, -1:]  # the last token of the prompt sees all of it
         self._next_position = length
         return outputs

@@ -1,7 +1,6 @@
 """Whisper on ONNX Runtime: features to cross-attention, cross-attention to n-best tokens."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,28 +17,16 @@ from runtime.whisper.beam_search import Finished, FinishedHypothesis, GivenUp, S
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.cross_attention import CROSS_BIAS, CrossAttention, Rooms, bind_cross_outputs
 from runtime.whisper.decoder import DecoderGeometry, OnnxStepDecoder
+from runtime.whisper.first_position import FirstPosition, ReadWithPrompt, read_first_position
+from runtime.whisper.lineage import LineageDecoder
 from runtime.whisper.log_mel import LogMelExtractor, Waveform
 from runtime.whisper.short_encoder import FRAMES_A_POSITION, ShortEncoder, Window
 from runtime.whisper.short_window import grouped_keys
-from runtime.whisper.token_rules import TokenRules, allow_only
+from runtime.whisper.token_rules import TokenRules
 from runtime.whisper.tokens import WhisperTokens
 from runtime.whisper.word_keys import WordKeys
 from runtime.whisper.word_search import word_beam_search
 from runtime.whisper.words import DOTLESS_I_LANGUAGES
-
-
-@dataclass(frozen=True, slots=True)
-class FirstPosition:
-    """What the decoder says right after `<|startoftranscript|>`.
-
-    Attributes:
-        no_speech_prob: Probability of `<|nospeech|>` for each utterance, (N,); NaN where the checkpoint has
-            no such token.
-        languages: Most probable language code of each utterance; None for an English-only checkpoint.
-    """
-
-    no_speech_prob: NDArray[np.float32]
-    languages: list[str] | None
 
 
 class WhisperModel:
@@ -212,7 +199,7 @@ class WhisperModel:
             else None
         )
 
-    def step_decoder(self, cross: CrossAttention, *, last_use: bool = False) -> StepDecoder:
+    def step_decoder(self, cross: CrossAttention, *, last_use: bool = False) -> LineageDecoder:
         """Return a decoder of these utterances, at its beginning.
 
         Args:
@@ -226,26 +213,7 @@ class WhisperModel:
 
     def first_position(self, cross: CrossAttention) -> FirstPosition:
         """Read language and no-speech probability off one decoder step; the encoder does not run again."""
-        tokens = self.tokens
-        languages = (
-            {token: code for code, token in tokens.languages.items()} if tokens.is_multilingual else {}
-        )
-        watched = [*languages] + ([tokens.no_speech_id] if tokens.no_speech_id is not None else [])
-        batch = cross.batch
-        if not watched:
-            return FirstPosition(np.full(batch, np.nan, np.float32), None)
-        prompt = np.full((batch, 1), tokens.start_token_id, np.int64)
-        mask = allow_only(tokens.vocab_size, watched)
-        log_probs, ids = self.step_decoder(cross).prefill(prompt, mask, len(watched))
-        no_speech = np.full(batch, np.nan, np.float32)
-        found: list[str] = []
-        for row in range(batch):
-            best = dict(zip(ids[row, 0].tolist(), log_probs[row, 0].tolist(), strict=True))
-            if tokens.no_speech_id is not None:
-                no_speech[row] = np.exp(best.pop(tokens.no_speech_id))
-            if languages:
-                found.append(languages[max(best, key=best.__getitem__)])
-        return FirstPosition(no_speech, found or None)
+        return read_first_position(self.step_decoder(cross), self.tokens, cross.batch)
 
     def word_keys(self, language: str | None) -> WordKeys:
         """Return the keys of a language's words; made once for languages of the same rules of case."""
@@ -265,6 +233,7 @@ class WhisperModel:
         most_tokens: Sequence[int] | None = None,
         given_up: GivenUp = tuple,
         finished: Finished | None = None,
+        no_speech_into: NDArray[np.float32] | None = None,
         last_use: bool = False,
     ) -> list[list[FinishedHypothesis]]:
         """Beam search over encoded utterances; see `runtime.whisper.beam_search.beam_search`.
@@ -278,6 +247,8 @@ class WhisperModel:
             most_tokens: Most tokens to generate of each utterance, within those of the settings.
             given_up: Asked between two steps for utterances that are not worth another one.
             finished: Told of every utterance once, while the others go on.
+            no_speech_into: Where to write the probability of `<|nospeech|>` for each utterance, (N,), before
+                anything is told. A checkpoint without such a token leaves it alone.
             last_use: Whether nobody needs `cross` afterwards; see `step_decoder`.
         """
         rules = TokenRules.of_checkpoint(self.tokens, timestamps=timestamps)
@@ -286,7 +257,10 @@ class WhisperModel:
         if settings.distinct == "words":
             keys = [self.word_keys(language) for language in languages or [None] * cross.batch]
             search = partial(word_beam_search, keys=keys)
-        decoder = self.step_decoder(cross, last_use=last_use)
+        own_decoder = self.step_decoder(cross, last_use=last_use)
+        decoder: StepDecoder = own_decoder
+        if no_speech_into is not None and self.tokens.no_speech_id is not None:
+            decoder = ReadWithPrompt(own_decoder, self.tokens.no_speech_id, no_speech_into)
         lists = search(
             decoder,
             prompts,

@@ -101,6 +101,14 @@ def test_whatever_a_search_asks_for_lies_within_the_limits(graphs):
     assert shapes["token_mask"][0].largest == 4
 
 
+def test_a_prompt_has_two_outputs_even_where_there_is_one_beam(graphs):
+    """Its last place, and its first for the probability of no speech."""
+    limits = EngineLimits(beams=1)
+    shapes = build_profile("decoder_model", read_inputs(graphs["decoder_model"].path), limits).inputs
+    assert shapes["output_index"][0].largest == 2
+    assert shapes["token_mask"][1].largest == 2
+
+
 def test_no_more_continuations_than_tokens(graphs):
     limits = EngineLimits(continuations=1000)
     shapes = build_profile("decoder_model", read_inputs(graphs["decoder_model"].path), limits).inputs

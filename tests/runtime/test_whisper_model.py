@@ -162,12 +162,3 @@ def test_a_decoder_of_another_checkpoint_is_refused(pocket_bundle: Bundle, tmp_p
             Graph.in_folder(own, encoder, "fp32"),
             cpu(),
         )
-
-
-def test_no_speech_probability_is_one(pocket_asr):
-    """A probability; the pocket checkpoint knows English only, so that no language is detected."""
-    features = pocket_asr.whisper.features([np.zeros(16000, np.float32)])
-    first = pocket_asr.whisper.first_position(pocket_asr.whisper.encode(features))
-    assert first.languages is None
-    assert first.no_speech_prob.shape == (1,)
-    assert np.isnan(first.no_speech_prob[0]) or 0.0 <= first.no_speech_prob[0] <= 1.0

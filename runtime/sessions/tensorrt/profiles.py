@@ -270,15 +270,16 @@ def _decoder_ranges(limits: EngineLimits) -> dict[str, Range]:
         MINIMUM_CACHE, MINIMUM_CACHE + limits.prompt + grown // 4, MINIMUM_CACHE + limits.prompt + grown
     )
     total = Range(*(getattr(cached, corner) + getattr(queries, corner) for corner in Range.__slots__))
+    outputs = max(limits.beams, 2)  # a prompt's are two: its first place and its last
     return {
         "batch": Range(1, 1, limits.batch),
         "queries": queries,
-        "outputs": Range(1, limits.beams, limits.beams),
+        "outputs": Range(1, limits.beams, outputs),
         "cached": cached,
         "total": total,
         "memory": Range(1, 1500, 1500),  # of an utterance; pocket models have fewer
         "mask_batch": Range(1, 1, limits.batch),
-        "mask_outputs": Range(1, 1, limits.beams),
+        "mask_outputs": Range(1, 1, outputs),
         "top_k": Range(1, min(2 * limits.beams, limits.continuations), limits.continuations),
     }
 
