@@ -31,7 +31,7 @@ from runtime.sessions.factory import Provider, SessionFactory, SessionSettings, 
 from runtime.whisper.log_mel import LogMelExtractor
 
 # Bumped whenever graphs change, so that bundles of an older exporter are not taken for up to date.
-EXPORTER_REVISION: Final = 17
+EXPORTER_REVISION: Final = 18
 FULL_DISK_BYTES: Final = 1 << 20  # with less left, a write that failed is taken to have failed for that
 PACKAGES: Final = ("earsight", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
 

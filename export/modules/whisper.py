@@ -45,7 +45,7 @@ def merged_linear(parts: list[nn.Linear], scales: list[float] | None = None) -> 
 
 
 class EncoderLayer(nn.Module):
-    """One encoder layer with queries, keys and values projected in a single product."""
+    """One encoder layer."""
 
     def __init__(self, layer: Any, form: AttentionForm) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class EncoderLayer(nn.Module):
         self.form = form
         self.heads = Heads(attention.num_heads, attention.head_dim)
         self.attention_norm = layer.self_attn_layer_norm
-        self.qkv = merged_linear([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.query, self.key, self.value = attention.q_proj, attention.k_proj, attention.v_proj
         self.out = attention.out_proj
         self.mlp_norm = layer.final_layer_norm
         self.fc1, self.fc2, self.activation = layer.fc1, layer.fc2, layer.activation_fn
@@ -74,9 +74,12 @@ class EncoderLayer(nn.Module):
         return self.attend(states, query, key, value)
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values of hidden states."""
-        query, key, value = self.heads.parts(self.qkv(self.attention_norm(states)))
-        return query, key, value
+        """Return queries, keys and values of hidden states.
+
+        A product of its own for each: what a common one makes of a whole window is copied to cut it in three.
+        """
+        normed = self.attention_norm(states)
+        return self.query(normed), self.key(normed), self.value(normed)
 
     def attend(self, states: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return the layer's hidden states, given what `project` made of those before."""

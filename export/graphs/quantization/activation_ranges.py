@@ -68,7 +68,7 @@ def encoder_ranges(model: WhisperForConditionalGeneration, extractor: LogMelExtr
 def _behind_norms(graph: EncoderGraph) -> Iterator[nn.Linear]:
     for layer in graph.layers:
         assert isinstance(layer, EncoderLayer)
-        yield from (layer.qkv, layer.fc1)
+        yield from (layer.query, layer.key, layer.value, layer.fc1)
     for projection in (*graph.cross_keys, *graph.cross_values):
         assert isinstance(projection, nn.Linear)
         yield projection
