@@ -2,14 +2,14 @@
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from bench.manifest import Utterance, read_manifest
+from bench.manifest import read_manifest
 from bench.measure.system_info import cpu_info, peak_memory
-from bench.nbest.corpus import CorpusRun, CorpusSettings, write_corpus
+from bench.nbest.corpus import CorpusSettings, write_corpus
 from bench.nbest.crew import Crew, InProcess, shared_threads
 from bench.nbest.local_crew import LocalCrew
 from bench.nbest.run_record import RunRecord
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         if args.record is not None:
             seconds = time.perf_counter() - begin, started - begin
             driver_cpu_s = time.process_time() - idle
-            _record(args, crew, utterances, done, *seconds, driver_cpu_s).write(args.record)
+            _record(args, crew, len(utterances), *seconds, driver_cpu_s).write(args.record)
     failed = f", {done.failed} failed: {done.errors}" if done.failed else ""
     print(f"{args.output}: {done.utterances} utterances{failed}")
     return EXIT_DONE
@@ -92,7 +92,7 @@ def _crew(args: argparse.Namespace) -> Iterator[Crew]:
             args.workers = actors.workers
             yield actors
     elif args.workers is not None:
-        args.threads = args.threads or shared_threads(usable_processors(), args.workers)
+        args.threads = args.threads or shared_threads(usable_processors(), max(1, args.workers))
         with LocalCrew(partial(make_pipeline, args), args.workers, args.output) as processes:
             yield processes
     else:
@@ -102,8 +102,7 @@ def _crew(args: argparse.Namespace) -> Iterator[Crew]:
 def _record(
     args: argparse.Namespace,
     crew: Crew,
-    utterances: Sequence[Utterance],
-    done: CorpusRun,
+    rows: int,
     wall_s: float,
     start_s: float,
     driver_cpu_s: float,
@@ -113,10 +112,10 @@ def _record(
         crew="ray" if args.ray else "workers" if args.workers else "in process",
         workers=args.workers or 1,
         threads=args.threads,
-        rows=len(utterances),
-        utterances=done.recognised,
-        speech_s=done.speech_s,
-        audio_bytes=sum(path.stat().st_size for row in utterances if (path := row.audio).is_file()),
+        rows=rows,
+        utterances=crew.cost.utterances,
+        speech_s=crew.cost.speech_s,
+        audio_bytes=crew.cost.audio_bytes,
         output_bytes=args.output.stat().st_size,
         wall_s=wall_s,
         start_s=start_s,

@@ -99,11 +99,17 @@ def _table(hours: float, plans: list[Plan]) -> str:
     lines = [
         f"{hours:,g} hours of speech: {first.utterances:,.0f} utterances, {first.audio_bytes / 1e9:,.1f} GB",
         *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows),
-        f"the driver is busy with {first.driver_limit:,.0f} workers; the storage hands out "
+        f"{_driver(first)}; the storage hands out "
         f"{plans[-1].audio_bytes_per_s / 1e6:,.1f} MB/s for {plans[-1].workers}; "
         f"with {plans[-1].workers} the bottleneck is the {plans[-1].bottleneck}",
     ]
     return "\n".join(lines)
+
+
+def _driver(each: Plan) -> str:
+    if each.driver_limit is None:
+        return "how many workers keep the driver busy was not measured: record a run with --workers"
+    return f"the driver is busy with {each.driver_limit:,.0f} workers"
 
 
 def _row(each: Plan) -> tuple[str, ...]:

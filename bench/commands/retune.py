@@ -14,8 +14,7 @@ from bench.manifest import Utterance, read_manifest
 from bench.measure.system_info import system_info
 from bench.nbest.corpus import write_nbest
 from bench.nbest.file import NBestFile, read_nbest
-from bench.nbest.recognition import header_of, picture_key
-from bench.nbest.writer import NBestWriter
+from bench.nbest.recognition import header_of
 from runtime.commands.console import EXIT_DONE
 from runtime.commands.options import add_pipeline_arguments, make_pipeline
 from runtime.errors import ManifestError, NBestFileError, SettingsError
@@ -98,28 +97,16 @@ def _corrections(folder: Path, speaker: str | None) -> tuple[list[Utterance], li
 
 def _lists(asr: MultimodalASR, utterances: Sequence[Utterance], path: Path) -> NBestFile:
     """Recognise what the n-best file of an earlier run does not hold; what was removed since leaves it."""
-    resume = _keep(asr, utterances, path)
-    nbest = write_nbest(asr, utterances, path, resume=resume)
-    found = {utterance.id: utterance for utterance in nbest.utterances}
-    return replace(nbest, utterances=tuple(found[utterance.id] for utterance in utterances))
+    return write_nbest(asr, utterances, path, resume=_is_of(asr, path), drop_others=True)
 
 
-def _keep(asr: MultimodalASR, utterances: Sequence[Utterance], path: Path) -> bool:
-    """Keep the lists that this bundle and these settings would make again; return whether there are any."""
+def _is_of(asr: MultimodalASR, path: Path) -> bool:
+    """Whether this bundle and these settings would make the lists of an n-best file again."""
     try:
-        nbest = read_nbest(path)
+        header = read_nbest(path).header
     except NBestFileError:
         return False
-    header = header_of(asr)
-    if json.dumps(nbest.header.to_dict()) != json.dumps(header.to_dict()):
-        return False
-    wanted = {(u.id, u.reference, picture_key(u)) for u in utterances}
-    kept = [u for u in nbest.utterances if (u.id, u.reference, u.image_id) in wanted]
-    if len(kept) < len(nbest.utterances):
-        with NBestWriter(path, header) as writer:
-            for utterance in kept:
-                writer.write(utterance)
-    return True
+    return json.dumps(header.to_dict()) == json.dumps(header_of(asr).to_dict())
 
 
 def _effort_lines(cost: dict[str, Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from bench.manifest import Utterance
 from bench.nbest.failures import Failure, failure_from
 from bench.nbest.file import utterance_from
 from bench.nbest.records import NBestHeader, NBestUtterance
+from bench.nbest.sources import source_of
 from runtime.bundle.json_files import parse_json, parse_row
 from runtime.errors import NBestFileError, OutputError
 from runtime.files.write_whole import write_text
@@ -50,6 +51,7 @@ class Task:
         facts = (
             *(own.id, str(own.audio), own.reference, str(own.image), own.image_id, own.speaker, own.group),
             *((None, None) if control is None else (str(control.image), control.image_id)),
+            source_of(own),
         )
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 

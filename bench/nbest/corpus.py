@@ -1,21 +1,26 @@
 """A whole manifest into an n-best file: in its order, resumable, with the rows that failed told apart."""
 
+import logging
 import sys
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from bench.manifest import Utterance
+from bench.nbest.blocks import PartFolder
 from bench.nbest.crew import Crew, InProcess
 from bench.nbest.failures import Failure, FailureLog
 from bench.nbest.file import NBestFile, read_nbest
 from bench.nbest.recognition import tasks_of
+from bench.nbest.sources import Revision
 from bench.nbest.writer import NBestWriter
 from runtime.errors import ManifestError, SettingsError
 from runtime.pipeline import MultimodalASR
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +31,14 @@ class CorpusSettings:
         resume: Go on with the n-best file instead of starting it afresh.
         max_errors: So many rows may fail; they are left out of the n-best file and named in the errors file.
         retry_failed: Recognise the rows that failed in an earlier run again.
+        drop_others: Take utterances out of the n-best file that the manifest does not have.
         progress: Show a progress bar where standard error is a terminal.
     """
 
     resume: bool = True
     max_errors: int = 0
     retry_failed: bool = False
+    drop_others: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -55,15 +62,11 @@ class CorpusRun:
 
     Attributes:
         utterances: Lines of the n-best file.
-        recognised: Those that this run added.
-        speech_s: Their length, seconds.
         failed: Rows that are left out.
         errors: The file that names them.
     """
 
     utterances: int
-    recognised: int
-    speech_s: float
     failed: int
     errors: Path
 
@@ -74,6 +77,7 @@ def write_nbest(
     output: Path,
     *,
     resume: bool = True,
+    drop_others: bool = False,
     progress: bool = True,
 ) -> NBestFile:
     """Recognise every utterance and compare its hypotheses with its picture, and with a wrong one.
@@ -82,18 +86,23 @@ def write_nbest(
         asr: The pipeline.
         utterances: Rows of a manifest.
         output: The n-best file. With `resume`, what an interrupted run of the same bundle and settings has
-            written stays.
+            written stays, as far as its rows are still those of the manifest.
         resume: Go on with the file instead of starting it afresh.
+        drop_others: Take utterances out of the file that the manifest does not have; they are not returned
+            either way.
         progress: Show a progress bar where standard error is a terminal.
 
     Returns:
-        The whole file, read back.
+        The file, read back: the utterances of the manifest, in its order.
 
     Raises:
         ManifestError: An audio file, picture or cache key of a row cannot be used; the message names the row.
     """
-    write_corpus(InProcess(lambda: asr), utterances, output, CorpusSettings(resume=resume, progress=progress))
-    return read_nbest(output)
+    settings = CorpusSettings(resume=resume, drop_others=drop_others, progress=progress)
+    write_corpus(InProcess(lambda: asr), utterances, output, settings)
+    nbest = read_nbest(output)
+    found = {utterance.id: utterance for utterance in nbest.utterances}
+    return replace(nbest, utterances=tuple(found[utterance.id] for utterance in utterances))
 
 
 def write_corpus(
@@ -102,7 +111,8 @@ def write_corpus(
     """Recognise every utterance that is not in the n-best file yet.
 
     Lines are written in the order of the manifest whoever recognises, so that the file is always a beginning
-    of the whole one; only a row that failed and is tried again goes to the end first, and to its place last.
+    of the whole one; only a row that failed and is tried again, or whose files changed, goes to the end
+    first, and to its place last.
 
     Args:
         crew: Who recognises.
@@ -115,11 +125,16 @@ def write_corpus(
         NBestFileError: The file is one of another bundle or of other settings, or damaged.
         OutputError: The file cannot be written, or another run is writing it.
     """
-    with NBestWriter(output, crew.header, resume=settings.resume) as writer:
+    revision = Revision.by(utterances, drop_others=settings.drop_others)
+    with NBestWriter(output, crew.header, resume=settings.resume, revise=revision) as writer:
+        for change in revision.changes():
+            logger.warning("%s: %s", output, change)
+        if not settings.resume:
+            PartFolder(output, crew.header).clear()
         log = FailureLog(output, resume=writer.resumed)
         skipped = writer.finished.keys() | (log.failed.keys() if settings.keeps_failures else ())
         tasks = [task for task in tasks_of(utterances) if task.utterance.id not in skipped]
-        before, speech_s = len(writer.finished), 0.0
+        speech_s = 0.0
         with _bar(len(utterances), len(utterances) - len(tasks), settings) as bar:
             for result in crew.results(tasks, failures=settings.keeps_failures):
                 if isinstance(result, Failure):
@@ -133,7 +148,7 @@ def write_corpus(
         log.settle(writer.finished, places)
         writer.arrange(places)
         count = len(writer.finished)
-    return CorpusRun(count, count - before, speech_s, len(log.failed), log.path)
+    return CorpusRun(count, len(log.failed), log.path)
 
 
 def _bear(failure: Failure, log: FailureLog, finished: Container[str], settings: CorpusSettings) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from bench.measure.system_info import peak_memory
 from bench.nbest.blocks import Block, PartFolder, Result, Task
+from bench.nbest.failures import Failure
 from bench.nbest.recognition import PictureShelf, header_of, recognise_or_fail
 from bench.nbest.records import NBestHeader
 from runtime.errors import SettingsError
@@ -18,20 +19,29 @@ OpenPipeline = Callable[[], MultimodalASR]  # can be pickled, where other proces
 
 @dataclass(slots=True)
 class Cost:
-    """What recognition has cost so far, of all processes that recognise.
+    """What this run has recognised so far, and what it has cost, of all processes that recognise.
 
     Attributes:
+        utterances: Rows that were recognised.
+        speech_s: Their length, seconds.
+        audio_bytes: Size of their recordings.
         work_s: Seconds within the recognition of blocks, summed over processes.
         cpu_s: Seconds of processor in them, summed.
         peak_memory_bytes: Largest resident set of one process.
     """
 
+    utterances: int = 0
+    speech_s: float = 0.0
+    audio_bytes: int = 0
     work_s: float = 0.0
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
 
     def add(self, other: "Cost") -> None:
         """Count the cost of a block."""
+        self.utterances += other.utterances
+        self.speech_s += other.speech_s
+        self.audio_bytes += other.audio_bytes
         self.work_s += other.work_s
         self.cpu_s += other.cpu_s
         self.peak_memory_bytes = max(self.peak_memory_bytes, other.peak_memory_bytes)
@@ -71,15 +81,21 @@ class Pipeline:
         self.header = header_of(self._asr)
         self._pictures = PictureShelf(self._asr)
 
-    def recognise(self, task: Task) -> Result:
-        """Return what comes of one row."""
-        return recognise_or_fail(self._asr, task, self._pictures)
+    def recognise(self, task: Task, cost: Cost) -> Result:
+        """Return what comes of one row, and count what it costs."""
+        with measured(cost):
+            result = recognise_or_fail(self._asr, task, self._pictures)
+        if not isinstance(result, Failure):
+            audio_bytes = task.utterance.audio.stat().st_size
+            cost.add(Cost(1, result.duration_s or 0.0, audio_bytes))
+        return result
 
     def do(self, block: Block, parts: PartFolder) -> Cost:
         """Recognise a block and write its part; return what that cost."""
         cost = Cost()
+        results = [self.recognise(task, cost) for task in block.tasks]
         with measured(cost):
-            parts.write(block, [self.recognise(task) for task in block.tasks])
+            parts.write(block, results)
         return cost
 
 
@@ -94,9 +110,7 @@ class InProcess:
     def results(self, tasks: Sequence[Task], *, failures: bool) -> Iterator[Result]:  # noqa: ARG002
         """Yield what comes of the tasks, each as soon as it is there."""
         for task in tasks:
-            with measured(self.cost):
-                result = self._pipeline.recognise(task)
-            yield result
+            yield self._pipeline.recognise(task, self.cost)
 
 
 @contextmanager
@@ -104,7 +118,8 @@ def measured(cost: Cost) -> Iterator[None]:
     """Add the seconds, the processor time and the peak memory of a `with` block to a cost."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
-    cost.add(Cost(time.perf_counter() - wall, time.process_time() - cpu, peak_memory()))
+    seconds = time.perf_counter() - wall, time.process_time() - cpu
+    cost.add(Cost(work_s=seconds[0], cpu_s=seconds[1], peak_memory_bytes=peak_memory()))
 
 
 def require_same(header: NBestHeader, first: NBestHeader, who: str) -> None:

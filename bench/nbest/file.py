@@ -128,6 +128,7 @@ def utterance_from(place: str, row: Mapping[str, Any]) -> NBestUtterance:
         group=_optional_text(place, row, "group"),
         image_id=_optional_text(place, row, "image_id"),
         duration_s=_number(place, row, "duration_s"),
+        source=_optional_text(place, row, "source"),
         hypotheses=hypotheses,
     )
 

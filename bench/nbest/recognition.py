@@ -1,7 +1,8 @@
 """From a row of a manifest to its n-best list with clip scores: the expensive part of tuning, done once."""
 
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from bench.manifest import Utterance
 from bench.nbest.blocks import Result, Task
 from bench.nbest.failures import Failure
 from bench.nbest.records import NBestHeader, NBestHypothesis, NBestUtterance
+from bench.nbest.sources import picture_key, source_of
 from runtime.clip.cache import find_embedding
 from runtime.errors import AudioError, EarsightError, ImageCacheError, ManifestError
 from runtime.fusion import to_caption_style
@@ -46,8 +48,17 @@ def header_of(asr: MultimodalASR) -> NBestHeader:
             "pause_s": pause_s if math.isfinite(pause_s) else None,
             "speech_gate": None if gate is None else asdict(gate),
             "shuffle_seed": SHUFFLE_SEED,
+            **({"image_cache": _digest(asr.image_embeddings)} if asr.image_embeddings else {}),
         },
     )
+
+
+def _digest(embeddings: Mapping[str, Embedding]) -> str:
+    """Return what tells one image cache from another."""
+    digest = hashlib.sha256()
+    for key in sorted(embeddings):
+        digest.update(key.encode("utf-8", "surrogateescape") + b"\0" + embeddings[key].tobytes())
+    return digest.hexdigest()[:32]
 
 
 def recognise(asr: MultimodalASR, task: Task, pictures: "PictureShelf") -> NBestUtterance:
@@ -73,13 +84,9 @@ def recognise(asr: MultimodalASR, task: Task, pictures: "PictureShelf") -> NBest
         group=utterance.group,
         image_id=picture_key(utterance),
         duration_s=segments[-1].end_s,
+        source=source_of(utterance),
         hypotheses=_with_cosines(asr, hypotheses, right, wrong),
     )
-
-
-def picture_key(utterance: Utterance) -> str | None:
-    """Return the name of an utterance's picture; None where it has none."""
-    return utterance.image_id or (utterance.image.name if utterance.image else None)
 
 
 def recognise_or_fail(asr: MultimodalASR, task: Task, pictures: "PictureShelf") -> Result:

@@ -50,6 +50,7 @@ class NBestUtterance:
         image_id: Which picture gave the clip scores, or None.
         duration_s: Length of the audio in seconds, or None where unknown.
         hypotheses: May be empty where nothing was recognised.
+        source: Digest of the files that it was made of (`bench.nbest.sources`), or None where unknown.
     """
 
     id: str
@@ -59,6 +60,7 @@ class NBestUtterance:
     image_id: str | None = None
     duration_s: float | None = None
     hypotheses: tuple[NBestHypothesis, ...] = ()
+    source: str | None = None
 
     @property
     def has_image(self) -> bool:
@@ -66,10 +68,12 @@ class NBestUtterance:
         return bool(self.hypotheses) and self.hypotheses[0].clip_score is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the line's keys."""
+        """Return the line's keys; `source` only where it is known."""
         about = ("id", "reference", "speaker", "group", "image_id", "duration_s")
-        hypotheses = [hypothesis.to_dict() for hypothesis in self.hypotheses]
-        return {name: getattr(self, name) for name in about} | {"hypotheses": hypotheses}
+        row = {name: getattr(self, name) for name in about}
+        if self.source is not None:
+            row["source"] = self.source
+        return row | {"hypotheses": [hypothesis.to_dict() for hypothesis in self.hypotheses]}
 
 
 @dataclass(frozen=True, slots=True)

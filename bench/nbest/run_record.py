@@ -25,7 +25,7 @@ class RunRecord:
         rows: Rows of the manifest.
         utterances: Rows that this run recognised.
         speech_s: Their length, seconds.
-        audio_bytes: Size of the files of all rows.
+        audio_bytes: Size of their recordings.
         output_bytes: Size of the n-best file.
         wall_s: Seconds from the start to the last line of the file.
         start_s: Those until the first pipeline was open: manifest read, processes or cluster started.

@@ -24,6 +24,7 @@ from runtime.errors import SettingsError
 
 HOUR: Final = 3600.0
 CONTENTIONS: Final = np.linspace(0.0, 1.0, 401)  # values of k that are tried
+LEAST_SHARE: Final = 0.5  # of a manifest's rows that a run must have recognised to say what a row costs
 SAME_LENGTH: Final = 0.1  # spread of mean lengths below which a and b cannot be told apart
 FloatArray = npt.NDArray[np.float64]
 
@@ -84,7 +85,8 @@ class Plan:
         audio_bytes: Size of the recordings.
         audio_bytes_per_s: Rate at which the storage must hand them out.
         bottleneck: "workers" or "driver".
-        driver_limit: So many workers keep the driver busy; more make nothing faster.
+        driver_limit: So many workers keep the driver busy; more make nothing faster. None where the driver's
+            share was not measured: no run had workers.
     """
 
     utterances: float
@@ -101,7 +103,7 @@ class Plan:
     audio_bytes: float
     audio_bytes_per_s: float
     bottleneck: str
-    driver_limit: float
+    driver_limit: float | None
 
 
 def fit(records: Sequence[RunRecord]) -> CostModel:
@@ -129,7 +131,7 @@ def fit(records: Sequence[RunRecord]) -> CostModel:
         contention=contention,
         cpu_share=float(_column(records, "cpu_s").sum() / alone),
         start_s=statistics.median(record.start_s for record in apart or records),
-        driver_s=statistics.median([record.driver_cpu_s / record.rows for record in apart] or [0.0]),
+        driver_s=statistics.median([record.driver_cpu_s / record.utterances for record in apart] or [0.0]),
         worker_bytes=max(record.peak_memory_bytes for record in records),
         driver_bytes=_line([(record.rows, record.driver_memory_bytes) for record in apart or records]),
         output_bytes=sum(record.output_bytes for record in records) / sum(record.rows for record in records),
@@ -204,7 +206,7 @@ def predict(model: CostModel, rows: float, speech_s: float, workers: int, togeth
         audio_bytes=model.audio_bytes * speech_s,
         audio_bytes_per_s=model.audio_bytes * speech_s / wall,
         bottleneck="driver" if driver > work / workers + tail else "workers",
-        driver_limit=work / driver if driver else np.inf,
+        driver_limit=work / driver if driver else None,
     )
 
 
@@ -214,6 +216,11 @@ def _require_alike(records: Sequence[RunRecord]) -> None:
     for record in records:
         if not record.utterances or not record.speech_s or not record.work_s:
             raise SettingsError("a run recognised nothing; record one that begins afresh (--restart)")
+        if record.utterances < LEAST_SHARE * record.rows:
+            raise SettingsError(
+                f"a run recognised {record.utterances:,} of {record.rows:,} rows, the others were done "
+                "before or failed; record one that begins afresh (--restart)"
+            )
         for name in ("header", "threads", "cpu"):
             one, other = getattr(records[0], name), getattr(record, name)
             if one != other:

@@ -315,6 +315,9 @@ def test_what_is_refused(pocket_bundle, tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+    place = ("--bundle", str(pocket_bundle.folder), "--data", str(manifest), "--output", str(output))
+    assert bench_main(["nbest", *place, "--workers", "0"]) == 2  # no threads given to divide by
+    assert "workers is 0" in capsys.readouterr().err
     monkeypatch.setattr(ray_crew, "ray", None)
     assert nbest(pocket_bundle, manifest, output, "--ray", "local") == 2
     assert "earsight[ray]" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_resume_refuses_another_header(tmp_path: Path) -> None:
     path = tmp_path / "n.jsonl"
     write(path)
     before = path.read_bytes()
-    with pytest.raises(NBestFileError, match="another settings"):
+    with pytest.raises(NBestFileError, match="num_beams 5, not 4"):
         NBestWriter(path, NBestHeader({"sha256": "abc"}, {"num_beams": 4}), resume=True)
     assert path.read_bytes() == before
 

@@ -123,6 +123,7 @@ def test_what_cannot_be_planned_is_refused(arguments, message):
         ({"cpu": "another"}, "differ in cpu"),
         ({"header": {"settings": {"provider": "cuda"}}}, "differ in header"),
         ({"utterances": 0}, "recognised nothing"),
+        ({"utterances": 10}, "recognised 10 of 50 rows"),
     ],
 )
 def test_runs_that_cannot_be_fitted_together_are_refused(more, message):
@@ -151,6 +152,14 @@ def test_command(tmp_path, capsys):
     assert [each["workers"] for each in content["plans"]] == [1, 8]
     assert content["against"]["measured_s"] == pytest.approx(content["against"]["wall_s"])
     assert content["model"]["contention"] == pytest.approx(CONTENTION)
+
+
+def test_one_process_says_nothing_of_a_driver(tmp_path, capsys):
+    alone = written(tmp_path, "alone.json", RUNS[0])
+    report = tmp_path / "plan.json"
+    assert bench_main(["plan", "--records", alone, "--hours", "1", "--output", str(report)]) == 0
+    assert "was not measured: record a run with --workers" in capsys.readouterr().out
+    assert json.loads(report.read_text())["plans"][0]["driver_limit"] is None
 
 
 def test_command_refuses(tmp_path, capsys):
