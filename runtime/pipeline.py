@@ -30,7 +30,7 @@ from runtime.results import (
 )
 from runtime.sessions.factory import SessionFactory, SessionSettings
 from runtime.sessions.opening import default_precision, open_sessions
-from runtime.speech_gate.gate import DEFAULT_GATE, SpeechGate
+from runtime.speech_gate.gate import DEFAULT_GATE, SpeechGate, dropped_warning
 from runtime.speech_gate.repetition import loop_warning
 from runtime.whisper.beam_settings import BeamSearchSettings, Distinct
 from runtime.whisper.language_names import AUTO
@@ -337,13 +337,14 @@ class MultimodalASR:
             count: Length of the joined list; None for that of the search.
         """
         lists: list[Any] = [segment.hypotheses for segment in segments]
+        told = (warning, loop_warning(segments), dropped_warning(segments))
         join = join_hypotheses if alpha is None else join_rescored
         return Transcription(
             transcription=joined_text([segment.transcription for segment in segments]),
             hypotheses=join(lists, count or self.search.count),
             mode="asr_only" if alpha is None else "multimodal",
             alpha=alpha,
-            warning="; ".join(told for told in (warning, loop_warning(segments)) if told) or None,
+            warning="; ".join(filter(None, told)) or None,
             segments=segments,
         )
 

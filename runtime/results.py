@@ -158,8 +158,8 @@ class Transcription:
             best ways of joining theirs.
         mode: "multimodal" if a picture took part, else "asr_only".
         alpha: The fusion coefficient in force, None in mode "asr_only".
-        warning: What did not take part: a picture that was named, the end of a truncated recording; and where
-            the text runs in a loop; else None.
+        warning: What did not take part: a picture that was named, the end of a truncated recording, segments
+            whose text was not believed; and where the text runs in a loop; else None.
         segments: The stretches of the recording; a single one if it fits the model's window.
     """
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from runtime.audio.channels import mix_down
 from runtime.audio.source import CONVERT, Part, View, interrupts_kept
 from runtime.errors import AudioError, AudioFormatError
 
@@ -158,6 +159,4 @@ def _mono(frame: Any) -> npt.NDArray[np.float32]:
     else:
         with np.errstate(over="ignore"):  # beyond float32 becomes inf, which is counted by the caller
             scaled = values.astype(np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        mono: npt.NDArray[np.float32] = scaled[0] if channels == 1 else scaled.mean(axis=0, dtype=np.float32)
-    return np.ascontiguousarray(mono)
+    return mix_down(scaled.T)

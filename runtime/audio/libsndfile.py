@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from runtime.audio.channels import mix_down
 from runtime.audio.source import CONVERT, SIZE_TOLERANCE, Part, View, interrupts_kept
 from runtime.errors import AudioError
 
@@ -61,9 +62,7 @@ class LibsndfileSound:
         total = 0
         while (block := self._read(frames_a_block)).shape[0]:
             total += block.shape[0]
-            with np.errstate(invalid="ignore", over="ignore"):  # not-finite values are counted by the caller
-                mono = block[:, 0] if self.channels == 1 else block.mean(axis=1, dtype=np.float32)
-            yield mono, self.rate
+            yield mix_down(block), self.rate
         self._require_complete(total)
 
     def _read(self, frames: int) -> npt.NDArray[np.float32]:

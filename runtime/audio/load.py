@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from runtime.audio.channels import mix_down
 from runtime.audio.limits import MAX_RATE, MIN_RATE, NO_LIMITS, AudioLimits, Block
 from runtime.errors import AudioError, AudioTooLongError, SettingsError
 
@@ -161,13 +162,7 @@ def _mono_from_array(array: npt.NDArray[np.generic]) -> Waveform:
     scaled = _scaled_to_float(array)
     if scaled.ndim == 1:
         return np.ascontiguousarray(scaled)
-    # The mean of a single column is that column; infinities of both signs meet as NaN, counted later.
-    with np.errstate(invalid="ignore", over="ignore"):
-        return (
-            scaled.mean(axis=1, dtype=np.float32)
-            if scaled.shape[1] > 1
-            else np.ascontiguousarray(scaled[:, 0])
-        )
+    return mix_down(scaled)
 
 
 def _scaled_to_float(array: npt.NDArray[np.generic]) -> Waveform:

@@ -1,6 +1,6 @@
 """How the pitch of a sound moves: that of a voice never stands still, that of notes, hums and drums does."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,19 +12,37 @@ PITCH_HOP_S: Final = 0.01
 LOWEST_PITCH: Final = 70.0  # Hz
 HIGHEST_PITCH: Final = 400.0  # Hz
 VOICED: Final = 0.6  # normalised autocorrelation from which a frame counts as voiced
-AUDIBLE: Final = 1e-3  # share of the strongest frame's power from which a frame counts at all
+AUDIBLE: Final = 0.03  # share of the strongest frame's power from which a frame counts: less may be a hum
 SPAN: Final = 3  # frames: the pitch is compared with that of 30 ms before
 # Octaves in 30 ms. Less is a pitch that stands still (0.4 %, a fifteenth of a semitone); more is a jump.
 LEAST_MOVEMENT: Final = 0.006
 MOST_MOVEMENT: Final = 0.12
 FRAMES_AT_ONCE: Final = 128  # of which the autocorrelation is taken together
 LEAST_VOICED_FRAMES: Final = 20  # fewer pairs of voiced frames say nothing about the pitch
+FEW_VOICED_FRAMES: Final = 40  # fewer say little: the pitch of a single word may stand still
 
 
-def pitch_movement(waveform: Waveform, sampling_rate: int) -> float | None:
-    """Share of the voiced sound in which the pitch moves.
+class PitchMovement(NamedTuple):
+    """How much the pitch moves.
 
-    1. Frames of 40 ms every 10 ms; those 30 dB below the strongest do not count.
+    Attributes:
+        share: Of the voiced sound in which it moves, in [0, 1].
+        stretches: Pairs of voiced frames that it was taken over, `SPAN` frames apart.
+    """
+
+    share: float
+    stretches: int
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether there is so little voice that its pitch says little."""
+        return self.stretches < FEW_VOICED_FRAMES
+
+
+def pitch_movement(waveform: Waveform, sampling_rate: int) -> PitchMovement | None:
+    """Measure how much of the voiced sound has a pitch that moves.
+
+    1. Frames of 40 ms every 10 ms; those 15 dB below the strongest do not count.
     2. Autocorrelation, freed of the window's own, between 70 and 400 Hz; its maximum, refined by a parabola,
        is the pitch, and its height the voicing (Boersma 1993).
     3. Over stretches of four voiced frames in a row: how often the last pitch differs from the first by
@@ -35,7 +53,7 @@ def pitch_movement(waveform: Waveform, sampling_rate: int) -> float | None:
         sampling_rate: Hz.
 
     Returns:
-        In [0, 1]: about 0.7 for voices (0.4 and more, unless noise drowns them), under 0.25 for notes,
+        A share of about 0.7 for voices (0.4 and more, unless noise drowns them), under 0.25 for notes,
         chords, hums and drums; None where fewer than 20 such stretches are voiced.
     """
     track = _pitch_track(waveform, sampling_rate)
@@ -43,10 +61,12 @@ def pitch_movement(waveform: Waveform, sampling_rate: int) -> float | None:
         return None
     octaves, voiced = track
     whole = np.lib.stride_tricks.sliding_window_view(voiced, SPAN + 1).all(axis=1)
-    if np.count_nonzero(whole) < LEAST_VOICED_FRAMES:
+    stretches = int(np.count_nonzero(whole))
+    if stretches < LEAST_VOICED_FRAMES:
         return None
     change = np.abs(octaves[SPAN:] - octaves[:-SPAN])[whole]
-    return float(np.mean((change > LEAST_MOVEMENT) & (change < MOST_MOVEMENT)))
+    moves = (change > LEAST_MOVEMENT) & (change < MOST_MOVEMENT)
+    return PitchMovement(float(np.mean(moves)), stretches)
 
 
 def _pitch_track(

@@ -6,19 +6,22 @@ that the model understands is kept, and so is a moving voice that it hardly unde
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from runtime.audio.load import Waveform, level_dbfs
-from runtime.audio.pitch import pitch_movement
+from runtime.audio.pitch import PitchMovement, pitch_movement
 from runtime.errors import SettingsError
-from runtime.results import NoSpeech
+from runtime.results import NoSpeech, SegmentTranscription
 from runtime.speech_gate.repetition import repeats_itself
 
 LEVEL_FRAME_S: Final = 0.1  # the level of a recording is that of its loudest 0.1 s
 STILL: Final = 0.625  # times the movement of a voice: a pitch that moves less than this stands still
+SURE: Final = 0.5  # times the probability of no speech that counts: below it the model is sure of speech
+TOLD: Final = 3  # dropped texts that a warning quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class SpeechGate:
     | stands still | the model hears no speech *or* it doubts the text |
     | too little is voiced | the model hears no speech *or* the text is improbable |
 
+    Where little is voiced (under 0.4 s), as in a single word, a pitch that stands still says little: a model
+    that is sure of speech (half the probability of no speech that counts) loses improbable texts only.
     Where too little is voiced and the pitch stood still before, it is taken to stand still: music goes on. A
     text that repeats itself (`repetition.py`) counts as improbable, since its probability says nothing.
     A confident model is believed even where the pitch stands still: some people speak with an electrolarynx.
@@ -101,41 +106,59 @@ class SpeechGate:
         if text and trust >= max(self.doubt, self.log_prob) and not hears_none:
             return None
         movement = self._movement(waveform, sampling_rate, before)
-        if text and not self._drops(hears_none, trust, movement):
+        sure = no_speech_prob is not None and no_speech_prob < SURE * self.no_speech_prob
+        if text and not self._drops(hears_none, sure, trust, movement):
             return None
         reasons = ["text repeats itself"] if loops else []
         reasons.append(f"mean log-probability {log_prob:.2f}")
         if no_speech_prob is not None:
             reasons.append(f"probability of no speech {no_speech_prob:.2f}")
         if movement is not None:
-            reasons.append(f"pitch moves in {movement:.0%} of the voiced sound")
+            reasons.append(f"pitch moves in {movement.share:.0%} of the voiced sound")
         reason = f"no speech: {', '.join(reasons)}" if text else f"no words: {', '.join(reasons)}"
         level = loudest_dbfs(waveform, sampling_rate)
-        return NoSpeech(reason, level, no_speech_prob, log_prob, movement, text)
+        share = None if movement is None else movement.share
+        return NoSpeech(reason, level, no_speech_prob, log_prob, share, text)
 
-    def _movement(self, waveform: Waveform, sampling_rate: int, before: Waveform | None) -> float | None:
+    def _movement(
+        self, waveform: Waveform, sampling_rate: int, before: Waveform | None
+    ) -> PitchMovement | None:
         """Return the movement of the pitch; with that of the segment before if alone it tells nothing."""
         movement = pitch_movement(waveform, sampling_rate)
         if movement is not None or before is None:
             return movement
         together = pitch_movement(np.concatenate([before, waveform]), sampling_rate)
         # A voice that was heard before does not speak for what comes after it.
-        return together if together is not None and together < STILL * self.pitch_movement else None
+        return together if together is not None and together.share < STILL * self.pitch_movement else None
 
-    def _drops(self, hears_none: bool, log_prob: float, movement: float | None) -> bool:
+    def _drops(self, hears_none: bool, sure: bool, log_prob: float, movement: PitchMovement | None) -> bool:
         """Return whether a text is dropped; the table above."""
         if movement is None:
             return hears_none or log_prob < self.log_prob
-        if movement >= self.pitch_movement:
+        if movement.share >= self.pitch_movement:
             return hears_none and log_prob < self.log_prob
+        doubt = self.log_prob if movement.is_brief and sure else self.doubt
         still = STILL * self.pitch_movement
-        if movement < still:
-            return hears_none or log_prob < self.doubt
-        share = (self.pitch_movement - movement) / (self.pitch_movement - still)
-        return log_prob < self.log_prob + share * (self.doubt - self.log_prob)
+        if movement.share < still:
+            return hears_none or log_prob < doubt
+        share = (self.pitch_movement - movement.share) / (self.pitch_movement - still)
+        return log_prob < self.log_prob + share * (doubt - self.log_prob)
 
 
 DEFAULT_GATE: Final = SpeechGate()
+
+
+def dropped_warning(segments: Sequence[SegmentTranscription]) -> str | None:
+    """Return a warning of texts that were not believed beside others that were; None where there is none."""
+    dropped = [(s, s.no_speech.dropped_text) for s in segments if s.no_speech and s.no_speech.dropped_text]
+    if not dropped or len(dropped) == len(segments):
+        return None
+    told = ", ".join(f"{s.start_s:.1f} to {s.end_s:.1f} s {text!r}" for s, text in dropped[:TOLD])
+    more = ", …" if len(dropped) > TOLD else ""
+    return (
+        f"The text of {len(dropped)} of {len(segments)} segments was not believed, as of a sound that is no "
+        f"speech: {told}{more}"
+    )
 
 
 def loudest_dbfs(waveform: Waveform, sampling_rate: int) -> float:

@@ -14,6 +14,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.audio.channels import mix_down
 from runtime.audio.limits import AudioLimits
 from runtime.audio.load import MAX_PEAK, level_dbfs, load_audio, stream_audio
 from runtime.audio.mp3_frames import mp3_part, parse_frame
@@ -131,6 +132,22 @@ def test_unsigned_integers_are_centred(dtype, half):
 def test_channels_are_averaged(channels):
     samples = np.random.default_rng(0).uniform(-1, 1, (500, channels)).astype(np.float32)
     np.testing.assert_allclose(load_audio(samples), samples.mean(axis=1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9])
+def test_channels_that_cancel_each_other_are_heard(share, tmp_path):
+    """One of them is inverted: a balanced microphone in a stereo input."""
+    speech = tone()
+    stereo = np.stack([speech, -share * speech], axis=1)
+    np.testing.assert_array_equal(load_audio(stereo), speech)
+    soundfile.write(tmp_path / "a.wav", stereo, 16_000, subtype="FLOAT")
+    np.testing.assert_array_equal(load_audio(tmp_path / "a.wav"), speech)
+    # Not a channel that is silent; the mean where enough is left of it, and of silence.
+    third = np.stack([0 * speech, speech, -speech], axis=1)
+    np.testing.assert_array_equal(mix_down(third), speech)
+    half = np.stack([speech, -0.5 * speech], axis=1)
+    np.testing.assert_allclose(mix_down(half), 0.25 * speech, rtol=1e-6)
+    np.testing.assert_array_equal(mix_down(np.zeros((8, 2), np.float32)), np.zeros(8))
 
 
 def test_path_bytes_and_file_objects_are_the_same(tmp_path):

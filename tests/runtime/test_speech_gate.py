@@ -12,8 +12,8 @@ from runtime.audio.load import load_audio
 from runtime.audio.pitch import pitch_movement
 from runtime.errors import SettingsError
 from runtime.pipeline import MultimodalASR
-from runtime.results import Hypothesis, SegmentTranscription
-from runtime.speech_gate.gate import SpeechGate, loudest_dbfs
+from runtime.results import Hypothesis, NoSpeech, SegmentTranscription
+from runtime.speech_gate.gate import SpeechGate, dropped_warning, loudest_dbfs
 from runtime.speech_gate.repetition import loop_warning, loops, repeats_itself, words_of
 from tests.conftest import POCKET, SHARED
 from tests.tools.sounds import KINDS, RATE, sound
@@ -38,9 +38,9 @@ def test_the_level_is_that_of_the_loudest_tenth_of_a_second():
 def test_a_gliding_pitch_moves_and_a_steady_one_does_not():
     time = np.arange(3 * RATE) / RATE
     glide = np.sin(2 * np.pi * (120 * time + 4 * np.sin(2 * np.pi * time))).astype(np.float32)
-    assert pitch_movement(glide, RATE) > 0.7
+    assert pitch_movement(glide, RATE).share > 0.7
     for hertz in (75.0, 110.3, 220.0, 395.0):
-        assert pitch_movement(np.sin(2 * np.pi * hertz * time).astype(np.float32), RATE) < 0.02
+        assert pitch_movement(np.sin(2 * np.pi * hertz * time).astype(np.float32), RATE).share < 0.02
     assert pitch_movement(glide[: RATE // 10], RATE) is None
     assert pitch_movement(np.zeros(RATE, np.float32), RATE) is None
     assert pitch_movement(np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32), RATE) is None
@@ -51,13 +51,13 @@ def test_a_gliding_pitch_moves_and_a_steady_one_does_not():
 def test_the_pitch_of_people_moves():
     for path in sorted((SHARED / "speech").iterdir()):
         if path.suffix in {".flac", ".wav"}:
-            assert pitch_movement(load_audio(path), RATE) > 0.4, path
+            assert pitch_movement(load_audio(path), RATE).share > 0.4, path
 
 
 @pytest.mark.parametrize("kind", ["chord", "arpeggio", "melody", "drums"])
 def test_the_pitch_of_notes_stands_still(kind):
     movements = [pitch_movement(sound(kind, seed, 6.0), RATE) for seed in range(5)]
-    assert np.median([m for m in movements if m is not None]) < 0.15
+    assert np.median([m.share for m in movements if m is not None]) < 0.15
 
 
 def tone(seconds, gliding_s=0.0):
@@ -67,7 +67,8 @@ def tone(seconds, gliding_s=0.0):
     return (0.1 * np.sin(2 * np.pi * (100 * time + 15 * glide**2))).astype(np.float32)
 
 
-# (pitch, no_speech_prob, log_prob) -> dropped; "moving" is speech itself, "still" a tone, "none" white noise.
+# (pitch, no_speech_prob, log_prob) -> dropped; "moving" is speech itself, "still" a tone, "brief" a shorter
+# one, "none" white noise.
 @pytest.mark.parametrize(
     ("pitch", "no_speech_prob", "log_prob", "dropped"),
     [
@@ -85,6 +86,11 @@ def tone(seconds, gliding_s=0.0):
         ("still", None, -0.1, False),
         ("between", 0.1, -0.7, True),
         ("between", 0.1, -0.5, False),
+        ("brief", 0.1, -0.3, False),  # the model is sure of speech, the sound says little
+        ("brief", 0.1, -1.1, True),
+        ("brief", 0.4, -0.3, True),
+        ("brief", 0.9, -0.1, True),
+        ("brief", None, -0.3, True),
         ("between", 0.9, -0.5, False),
         ("between", None, -0.7, True),
     ],
@@ -95,6 +101,7 @@ def test_both_witnesses_count(pitch, no_speech_prob, log_prob, dropped):
         "none": np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32),
         "still": tone(1.0),
         "between": tone(3.0, gliding_s=0.98),
+        "brief": np.pad(tone(0.35), RATE // 4),
     }[pitch]
     verdict = SpeechGate().judge(waveform, RATE, "a bear", log_prob, no_speech_prob)
     assert (verdict is not None) == dropped
@@ -102,6 +109,17 @@ def test_both_witnesses_count(pitch, no_speech_prob, log_prob, dropped):
         assert verdict.dropped_text == "a bear"
         assert f"{log_prob:.2f}" in verdict.reason
         json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("hertz", [100, 120])
+def test_a_hum_under_speech_and_in_its_pauses_is_no_still_pitch(hertz):
+    """20 dB below the speech, and alone for two seconds on either side."""
+    speech = np.pad(load_audio(FIRST), 2 * RATE)
+    time = np.arange(speech.size) / RATE
+    hum = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, 6))
+    hum *= 0.1 * np.sqrt(np.mean(load_audio(FIRST) ** 2) / np.mean(hum**2))
+    assert pitch_movement((speech + hum).astype(np.float32), RATE).share > 0.4
+    assert SpeechGate().judge((speech + hum).astype(np.float32), RATE, "a bear", -0.5, 0.1) is None
 
 
 def test_what_is_hardly_voiced_is_judged_by_the_music_before_it():
@@ -127,6 +145,19 @@ def test_a_text_that_repeats_itself_is_improbable():
     noise = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
     assert "repeats itself" in SpeechGate().judge(noise, RATE, loop, -0.05, 0.0).reason
     assert SpeechGate().judge(load_audio(FIRST), RATE, loop, -0.05, 0.0) is None  # a voice is heard
+
+
+def test_texts_that_are_dropped_beside_others_are_told():
+    dropped = NoSpeech("no speech: …", -20.0, dropped_text="bank!")
+    silent = NoSpeech("silence: …", -90.0)
+    said = SegmentTranscription(0.0, 1.0, "a map")
+    word = SegmentTranscription(1.5, 2.25, "", no_speech=dropped)
+    assert dropped_warning([said, word]) == (
+        "The text of 1 of 2 segments was not believed, as of a sound that is no speech: 1.5 to 2.2 s 'bank!'"
+    )
+    assert dropped_warning([said, *[word] * 4]).endswith("'bank!', …")
+    assert dropped_warning([said, SegmentTranscription(1.5, 2.0, "", no_speech=silent)]) is None
+    assert dropped_warning([word]) is None  # the answer's own reason tells
 
 
 @pytest.mark.parametrize(
