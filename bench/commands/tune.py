@@ -137,7 +137,7 @@ def write_tune_files(output: Path, result: TuneResult, more: Mapping[str, Any] |
     report = result.to_dict() | {"system": system_info()} | dict(more or {})
     explanations = (
         json.dumps(explanation.to_dict(), ensure_ascii=False)
-        for explanation in explain(result.table, result.steps, result.chosen_alpha)
+        for explanation in explain(result.table, result.fusion)
     )
     write_text(output / "explanations.jsonl", "\n".join(explanations) + "\n")
     result.fusion.save(output / "fusion.json")

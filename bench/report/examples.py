@@ -13,7 +13,6 @@ from bench.nbest.records import NBestFile
 from bench.nbest.table import build_table
 from bench.tuning import TuneResult
 from bench.tuning.explain import Explanation, explain
-from bench.tuning.fusion_lines import fusion_lines, trace_steps
 
 SHOWN: Final = 14
 MOST_IMPROVED: Final = 7
@@ -42,13 +41,13 @@ def select_examples(result: TuneResult, nbest: NBestFile, images: Mapping[str, P
     """Choose utterances to show, in the order of kinds, each kind in file order.
 
     Args:
-        result: The tuning run; its alpha, normaliser and ASR score apply.
+        result: The tuning run; its fusion, normaliser and ASR score apply.
         nbest: The lists to show, of the test data or of the tuning data.
         images: Picture file of each utterance id.
     """
     table = build_table(nbest.utterances, result.normalizer, result.options.asr_score)
     by_kind: dict[str, list[Explanation]] = {"improved": [], "worsened": [], "still wrong": [], "right": []}
-    for explanation in explain(table, trace_steps(fusion_lines(table)), result.chosen_alpha):
+    for explanation in explain(table, result.fusion):
         by_kind[_kind(explanation)].append(explanation)
     limits = {"improved": MOST_IMPROVED, "worsened": MOST_WORSENED, "still wrong": SHOWN, "right": SHOWN}
     chosen = [(kind, item) for kind, items in by_kind.items() for item in items[: limits[kind]]]

@@ -70,7 +70,7 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
             folder,
             "error-surface",
             "WER over α",
-            "Exact error surface of the tuning data with its confidence band; dots are the 21 grid values. "
+            _surface_caption(report)
             + ("The test data are drawn at the same α. " if report["test"] else "")
             + "The axis is stretched towards 0, where most choices change.",
             lambda axes: _surface(axes, report),
@@ -119,6 +119,17 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Plot]:
             )
         )
     return plots
+
+
+def _surface_caption(report: Mapping[str, Any]) -> str:
+    if not report["tuned_scales"]:
+        return (
+            "Exact error surface of the tuning data with its confidence band; dots are the 21 grid values. "
+        )
+    return (
+        "Tuning data at the tuned scales with their confidence band; grey: their exact error surface at the "
+        "notebook's scales, whose dots are the 21 grid values. "
+    )
 
 
 def draw_accuracy_over_time(report: Mapping[str, Any], folder: Path) -> Plot:
@@ -232,11 +243,14 @@ def _surface(axes: Any, report: Mapping[str, Any]) -> None:
     if band[0]["low"] is not None:
         lows, highs = [row["low"] for row in band], [row["high"] for row in band]
         axes.fill_between(alphas, lows, highs, color=BLUE, alpha=0.15, linewidth=0)
-    axes.stairs(
-        exact["wer"], exact["breakpoints"], baseline=None, color=BLUE, linewidth=1.6, label="tuning data"
-    )
+    if not report["tuned_scales"]:
+        colour, label = BLUE, "tuning data"
+    else:  # the surface is at the notebook's scales, the band is not
+        colour, label = GREY, "tuning data, notebook's scales"
+        axes.plot(alphas, [row["wer"] for row in band], color=BLUE, linewidth=1.6, label="tuning data")
+    axes.stairs(exact["wer"], exact["breakpoints"], baseline=None, color=colour, linewidth=1.6, label=label)
     grid = report["grid_results"]
-    axes.plot([row["alpha"] for row in grid], [row["wer"] for row in grid], "o", ms=3, color=BLUE)
+    axes.plot([row["alpha"] for row in grid], [row["wer"] for row in grid], "o", ms=3, color=colour)
     if report["test"]:
         test = report["test"]["confidence"]["band"]
         axes.plot(
@@ -246,10 +260,9 @@ def _surface(axes: Any, report: Mapping[str, Any]) -> None:
             linewidth=1.6,
             label="test data",
         )
-    axes.axvline(report["chosen_alpha"], color=INK, linewidth=1, linestyle="--")
-    axes.plot(
-        [], [], color=INK, linewidth=1, linestyle="--", label=f"chosen α = {report['chosen_alpha']:.3g}"
-    )
+    alpha = report["chosen"]["alpha"]
+    axes.axvline(alpha, color=INK, linewidth=1, linestyle="--")
+    axes.plot([], [], color=INK, linewidth=1, linestyle="--", label=f"chosen α = {alpha:.3g}")
     _alpha_axis(axes)
     _percent(axes, "y")
     axes.set_ylabel("WER")

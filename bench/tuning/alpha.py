@@ -9,12 +9,12 @@ from bench.nbest.file import NBestFile
 from bench.nbest.table import NBestTable, build_table, rescored
 from bench.text.normalizers import NOTEBOOK, Normalizer, language_code, normalizer
 from bench.text.scoring import IntArray, error_rate
-from bench.tuning.assessment import Assessment, assess
+from bench.tuning.assessment import Assessment, assess, scales_are_tuned
 from bench.tuning.correctness import assess_correctness, fit_confidence, fused_samples
 from bench.tuning.cross_validation import HeldOut, hold_out
 from bench.tuning.evaluation import corpus_wer
 from bench.tuning.fusion_lines import FusionLines, Steps, fusion_lines, trace_steps
-from bench.tuning.interpretation import describe_alpha
+from bench.tuning.interpretation import describe_alpha, describe_scales
 from bench.tuning.notebook_figures import notebook_grid
 from bench.tuning.options import GRID, TuneOptions
 from bench.tuning.resampling import resampling_units
@@ -36,17 +36,17 @@ class TuneResult:
         notebook: The same grid as the notebook scores it.
         surface: WER over all alphas.
         exact: Breakpoints, intervals and the alphas chosen by the exact rules, as JSON.
-        chosen_alpha: The alpha that is assessed and taken to the test set.
-        development: Assessment of the tuning data at `chosen_alpha`.
-        test: Assessment of the test data at `chosen_alpha`, or None.
+        chosen_alpha: The best alpha at the notebook's scales, by the rule of `options.select`.
+        development: Assessment of the tuning data at `fusion`.
+        test: Assessment of the test data at `fusion`, or None.
         cross_validation: See `bench.tuning.cross_validation`; None where nothing can be held out.
         scale: Joint tuning of the scales, or None.
-        interpretation: What the best alpha means, in words.
+        interpretation: What the best alpha means, and at which scales the figures are, in words.
         options: The settings.
         normalizer: The text normaliser.
         source: Header of the n-best file.
         table: The n-best lists as arrays.
-        steps: Where choices change.
+        steps: Where choices change, at the notebook's scales.
         fusion: What `fusion.json` holds: the chosen alpha, or the jointly tuned scales with theirs where they
             were asked for and did better on held-out folds.
         held_out: int64, shape (N,): word errors of every utterance with settings that were chosen as those
@@ -108,7 +108,7 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
     Args:
         nbest: What alpha is chosen on.
         options: Settings; the defaults are the notebook's formula, scored by words.
-        test: Another n-best file, on which the chosen alpha is assessed without being changed.
+        test: Another n-best file, on which what was tuned is assessed without being changed.
 
     Raises:
         SettingsError: The normaliser is not installed.
@@ -128,6 +128,7 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
     held_out = hold_out(table, lines, steps, options)
     scale = tune_scale(table, options) if options.tune_scale else None
     fusion, held_out_errors = _fusion(nbest, options, chosen_alpha, scale, held_out)
+    cross_validation = None if held_out is None else held_out.to_dict(table, table.errors[steps.at_zero])
     samples = fused_samples(table, fusion)
     confidence, reason = fit_confidence(samples)
     test_table = None if test is None else build_table(test.utterances, scorer, options.asr_score)
@@ -138,11 +139,11 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
         surface=surface,
         exact=_exact_section(table, lines, steps, surface),
         chosen_alpha=chosen_alpha,
-        development=assess(table, notebook, lines, steps, chosen_alpha, options),
-        test=None if test_table is None else _assess_test(test_table, chosen_alpha, options),
-        cross_validation=None if held_out is None else held_out.to_dict(table, table.errors[steps.at_zero]),
+        development=assess(table, fusion, chosen_alpha, options),
+        test=None if test_table is None else assess(test_table, fusion, chosen_alpha, options),
+        cross_validation=cross_validation,
         scale=None if scale is None else scale.to_dict(),
-        interpretation=describe_alpha(chosen_alpha),
+        interpretation=_interpretation(fusion, chosen_alpha, scale, cross_validation),
         options=options,
         normalizer=scorer,
         source=nbest.header.to_dict(),
@@ -211,7 +212,16 @@ def _exact_section(
     }
 
 
-def _assess_test(table: NBestTable, alpha: float, options: TuneOptions) -> Assessment:
-    lines = fusion_lines(table)
-    notebook = rescored(table, normalizer(NOTEBOOK))
-    return assess(table, notebook, lines, trace_steps(lines), alpha, options)
+def _interpretation(
+    fusion: FusionSettings,
+    chosen_alpha: float,
+    scale: TunedScale | None,
+    cross_validation: dict[str, Any] | None,
+) -> str:
+    if not scales_are_tuned(fusion, chosen_alpha):
+        return describe_alpha(chosen_alpha)
+    # Scales are taken only where both were held out.
+    assert scale is not None
+    assert scale.held_out_wer is not None
+    assert cross_validation is not None
+    return describe_scales(fusion, chosen_alpha, scale.held_out_wer, cross_validation["wer"])

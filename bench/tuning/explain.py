@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from bench.nbest.table import NBestTable
-from bench.tuning.fusion_lines import Steps
-from runtime.fusion import fuse, rank
+from bench.tuning.fusion_lines import lines_of, trace_steps
+from runtime.fusion import rank
+from runtime.fusion_settings import FusionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,9 @@ class Explanation:
         return asdict(self)
 
 
-def explain(table: NBestTable, steps: Steps, alpha: float) -> Iterator[Explanation]:
-    """Explain every utterance, in file order, at the notebook's scales."""
+def explain(table: NBestTable, fusion: FusionSettings) -> Iterator[Explanation]:
+    """Explain every utterance, in file order, at the alpha and the scales of `fusion`."""
+    alpha, steps = fusion.alpha, trace_steps(lines_of(table, fusion))
     order = np.argsort(steps.utterance, kind="stable")  # stable: ascending in alpha within an utterance
     bounds = np.searchsorted(steps.utterance[order], np.arange(table.size + 1))
     for row, utterance in enumerate(table.utterances):
@@ -83,7 +85,7 @@ def explain(table: NBestTable, steps: Steps, alpha: float) -> Iterator[Explanati
             flips = ((0.0, int(steps.start[row]) - begin), *flips)
         pictured = bool(table.has_image[row])
         cosines = table.cosines[begin:end] if pictured else np.zeros(end - begin)
-        scores = fuse(table.scores[begin:end], cosines, alpha if pictured else 0.0)
+        scores = fusion.fuse(table.scores[begin:end], cosines, alpha if pictured else 0.0)
         ranked = rank(scores.fused)
         margin = float(scores.fused[ranked[0]] - scores.fused[ranked[1]]) if len(ranked) > 1 else None
         hypotheses = tuple(

@@ -14,6 +14,7 @@ import numpy as np
 from bench.nbest.table import BoolArray, FloatArray, NBestTable
 from bench.text.scoring import IntArray
 from runtime.fusion import CLIP_LOGIT_SCALE
+from runtime.fusion_settings import FusionSettings
 
 # Breakpoints closer than this are one: float64 cannot tell on which side of them a fused score lies.
 SAME_BREAKPOINT = 1e-12
@@ -117,6 +118,13 @@ def fusion_lines(
             clip = _softmax_rows(used[pairs[seen]] * clip_scale)
             blocks.append(LineBlock(rows[seen], pairs[seen], np.ascontiguousarray(asr[seen]), clip))
     return FusionLines(tuple(blocks), fixed)
+
+
+def lines_of(table: NBestTable, fusion: FusionSettings, cosines: FloatArray | None = None) -> FusionLines:
+    """Compute the lines at the scales of `fusion`; see `fusion_lines`."""
+    return fusion_lines(
+        table, asr_temperature=fusion.asr_temperature, clip_scale=fusion.clip_scale, cosines=cosines
+    )
 
 
 def _softmax_rows(values: FloatArray) -> FloatArray:

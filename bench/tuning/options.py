@@ -7,10 +7,14 @@ import numpy as np
 
 from bench.text.normalizers import DEFAULT_NORMALIZER, NORMALIZER_NAMES, checked_language
 from runtime.errors import SettingsError
+from runtime.fusion import CLIP_LOGIT_SCALE
 from runtime.fusion_settings import AsrScore
 
 # The notebook's 21 values, 0.00 … 1.00, rounded as it rounds them.
 GRID: Final = tuple(np.round(np.arange(0.0, 1.05, 0.05), 2).tolist())
+
+# ASR temperature and CLIP scale of the notebook's formula.
+NOTEBOOK_SCALES: Final = (1.0, CLIP_LOGIT_SCALE)
 
 Selection = Literal["exact", "grid"]
 

@@ -16,13 +16,12 @@ from bench.nbest.table import NBestTable
 from bench.text.scoring import IntArray, error_rate
 from bench.tuning.cross_validation import make_folds
 from bench.tuning.fusion_lines import fusion_lines, trace_steps
-from bench.tuning.options import TuneOptions
+from bench.tuning.options import NOTEBOOK_SCALES, TuneOptions
 from bench.tuning.selection import exact_alpha
 from bench.tuning.surface import ErrorSurface, error_surface
 
 ASR_TEMPERATURES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 CLIP_SCALES: Final = (6.25, 12.5, 25.0, 50.0, 100.0, 200.0)
-NOTEBOOK_SCALES: Final = (1.0, 100.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def summary_lines(result: TuneResult) -> Iterator[str]:
         scale = report["scale"]
         yield (
             f"with scales: WER {scale['wer']:.2%} at ASR temperature {scale['asr_temperature']:g}, "
-            f"CLIP scale {scale['clip_scale']:g}, α = {scale['alpha']:.4g}"
+            f"CLIP scale {scale['clip_scale']:g}, α = {scale['alpha']:.4g}{_scales_verdict(report)}"
         )
     yield from _assessment_lines("tuning data", report)
     if report["test"] is not None:
@@ -42,6 +42,16 @@ def summary_lines(result: TuneResult) -> Iterator[str]:
     yield from result.development.statements
     if result.test is not None:
         yield from (f"Test: {statement}" for statement in result.test.statements)
+
+
+def _scales_verdict(report: dict[str, Any]) -> str:
+    """Say whether the tuned scales were taken, which their held-out folds decide."""
+    held_out = report["scale"]["cross_validated_wer"]
+    if held_out is None:
+        return "; not taken, since nothing can be held out: all figures are at the notebook's scales"
+    if not report["tuned_scales"]:
+        return f"; cross-validated {held_out:.2%}, not taken: all figures are at the notebook's scales"
+    return f"; cross-validated {held_out:.2%}, taken: the figures below are at them"
 
 
 def _confidence_lines(correctness: dict[str, Any]) -> Iterator[str]:
@@ -63,6 +73,12 @@ def _assessment_lines(title: str, part: dict[str, Any]) -> Iterator[str]:
     confidence = part["confidence"]
     yield ""
     yield f"{title}: {part['num_samples']} utterances, {part['num_with_image']} with a picture"
+    if part["tuned_scales"]:
+        chosen, default = part["chosen"], part["default_scales"]
+        yield (
+            f"  at ASR temperature {chosen['asr_temperature']:g}, CLIP scale {chosen['clip_scale']:g}, as in "
+            f"fusion.json; the notebook's scales reach WER {default['wer']:.2%} at α = {default['alpha']:.4g}"
+        )
     for name, interval in (
         ("WER, speech only", confidence["baseline_wer"]),
         (f"WER, α = {part['chosen']['alpha']:.4g}", confidence["wer"]),

@@ -1,6 +1,7 @@
 """Tuning: the notebook's keys and choices, real n-best lists, honesty about small or odd data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from bench.commands.main import main
+from bench.commands.tune import summary_lines, write_tune_files
 from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
 from bench.nbest.table import build_table, rescored
 from bench.nbest.writer import NBestWriter
+from bench.report import write_report
 from bench.text.normalizers import normalizer
 from bench.tuning import TuneResult, tune, tune_alpha
 from bench.tuning.explain import explain
@@ -20,6 +23,7 @@ from bench.tuning.options import GRID, TuneOptions
 from bench.tuning.selection import runtime_choices
 from runtime.errors import NBestFileError, SettingsError
 from runtime.fusion import to_caption_style
+from runtime.fusion_settings import FusionSettings
 from runtime.results import Hypothesis
 from tests.conftest import ROOT
 from tests.tools.nbest_examples import corpus, random_utterances
@@ -134,6 +138,69 @@ def test_scales_are_tuned_and_never_worse() -> None:
     assert report["scale"]["cross_validated_wer"] >= report["scale"]["wer"]
 
 
+def scaled_rates(file: NBestFile, fusion: FusionSettings) -> dict[str | None, float]:
+    """WER of what the runtime chooses with `fusion`, over all utterances (None) and by group."""
+    table = build_table(file.utterances, normalizer("words"))
+    chosen = runtime_choices(
+        table, fusion.alpha, asr_temperature=fusion.asr_temperature, clip_scale=fusion.clip_scale
+    )
+    rates = {}
+    for name in (None, "even", "odd"):
+        rows = [row for row, u in enumerate(file.utterances) if name in (None, u.group)]
+        rates[name] = table.errors[chosen][rows].sum() / table.reference_words[rows].sum()
+    return rates
+
+
+@pytest.mark.parametrize("seed", [1, 2])  # both have scales that win on held-out folds
+def test_the_figures_are_those_of_fusion_json(tmp_path: Path, seed: int) -> None:
+    files = corpus(seed), corpus(seed + 100)
+    result = tune(files[0], TuneOptions(replicates=200, tune_scale=True), files[1])
+    fusion = result.fusion
+    assert (fusion.asr_temperature, fusion.clip_scale) != (1.0, 100.0)
+    report = result.to_dict()
+    for file, part in zip(files, (report, report["test"]), strict=True):
+        rates = scaled_rates(file, fusion)
+        assert (part["chosen"]["alpha"], part["chosen"]["wer"]) == (fusion.alpha, rates[None])
+        assert part["confidence"]["wer"]["estimate"] == pytest.approx(rates[None], abs=1e-12)
+        assert {name: row["wer"] for name, row in part["groups"].items()} == {
+            name: rate for name, rate in rates.items() if name
+        }
+        shuffled = [
+            replace(u, hypotheses=tuple(replace(h, clip_score=h.clip_score_shuffled) for h in u.hypotheses))
+            for u in file.utterances
+        ]
+        assert part["controls"]["image_shuffle"]["wer"] == scaled_rates(nbest(*shuffled), fusion)[None]
+        plain = FusionSettings(alpha=result.chosen_alpha)
+        assert part["default_scales"] == {
+            "alpha": result.chosen_alpha,
+            "wer": scaled_rates(file, plain)[None],
+        }
+    # The notebook's formula stays what it was.
+    untuned = tune(files[0], QUICK).to_dict()
+    for key in ("grid_results", "best_alpha", "exact", "chosen_alpha", "cross_validation"):
+        assert report[key] == untuned[key]
+
+    write_tune_files(tmp_path, result)
+    explained = [json.loads(line) for line in (tmp_path / "explanations.jsonl").read_text().splitlines()]
+    errors = sum(e["hypotheses"][e["after"]]["errors"] for e in explained)
+    assert errors / result.table.total_words == report["chosen"]["wer"]
+    page = write_report(tmp_path, result, files[1]).read_text(encoding="utf-8")
+    printed = "\n".join(summary_lines(result))
+    for said in (page, printed):
+        assert f"ASR temperature {fusion.asr_temperature:g}" in said
+    assert f"chosen at α = {fusion.alpha:.3g};" in page
+    assert f"the notebook's scales reach WER {report['test']['default_scales']['wer']:.2%}" in printed
+
+
+@pytest.mark.parametrize("seed", [0, 3])  # neither has
+def test_scales_that_do_not_win_change_no_figure(seed: int) -> None:
+    with_scales = tune(corpus(seed), TuneOptions(replicates=200, tune_scale=True)).to_dict()
+    without = tune(corpus(seed), QUICK).to_dict()
+    differing = {key for key in without if with_scales[key] != without[key]}
+    assert differing == {"scale", "options"}
+    assert not without["tuned_scales"]
+
+
 def test_sum_of_log_probabilities() -> None:
     file = corpus(0)
     assert tune(file, TuneOptions(replicates=200, asr_score="sum")).table.scores[1] == -4.0
@@ -231,7 +298,7 @@ def test_the_language_is_given_or_that_of_the_file() -> None:
 def test_explanations_name_the_flip() -> None:
     file = nbest(pictured(0, "pear", ("bear", -1.0, 0.20), ("pear", -1.0001, 0.30)))
     result = tune(file, QUICK)
-    (explained,) = explain(result.table, result.steps, 0.5)
+    (explained,) = explain(result.table, FusionSettings(alpha=0.5))
     assert (explained.before, explained.after) == (0, 1)
     ((flip, index),) = explained.flips
     asr = [h.asr_probability for h in explained.hypotheses]
