@@ -14,7 +14,7 @@ from bench.tuning.correctness import assess_correctness, fit_confidence, fused_s
 from bench.tuning.cross_validation import HeldOut, hold_out
 from bench.tuning.evaluation import corpus_wer
 from bench.tuning.fusion_lines import FusionLines, Steps, fusion_lines, trace_steps
-from bench.tuning.interpretation import describe_alpha, describe_scales
+from bench.tuning.interpretation import count_shared_ids, describe_alpha, describe_scales, describe_test
 from bench.tuning.notebook_figures import notebook_grid
 from bench.tuning.options import GRID, TuneOptions
 from bench.tuning.resampling import resampling_units
@@ -45,6 +45,7 @@ class TuneResult:
         options: The settings.
         normalizer: The text normaliser.
         source: Header of the n-best file.
+        test_source: Header of the test data, or None.
         table: The n-best lists as arrays.
         steps: Where choices change, at the notebook's scales.
         fusion: What `fusion.json` holds: the chosen alpha, or the jointly tuned scales with theirs where they
@@ -69,6 +70,7 @@ class TuneResult:
     options: TuneOptions
     normalizer: Normalizer
     source: dict[str, Any]
+    test_source: dict[str, Any] | None
     table: NBestTable
     steps: Steps
     fusion: FusionSettings
@@ -95,6 +97,7 @@ class TuneResult:
             "fusion": asdict(self.fusion),
             "correctness": self.correctness,
             "test": None if self.test is None else self.test.summary | {"statements": self.test.statements},
+            "test_nbest": self.test_source,
             "interpretation": self.interpretation,
             "statements": self.development.statements,
             "options": self.options.to_dict(),
@@ -132,6 +135,7 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
     samples = fused_samples(table, fusion)
     confidence, reason = fit_confidence(samples)
     test_table = None if test is None else build_table(test.utterances, scorer, options.asr_score)
+    tested = None if test_table is None else assess(test_table, fusion, chosen_alpha, options)
     return TuneResult(
         grid_wer=tuple(error_rate(int(errors), table.total_words) for errors in on_grid),
         best_alpha=best_alpha,
@@ -140,13 +144,14 @@ def tune(nbest: NBestFile, options: TuneOptions | None = None, test: NBestFile |
         exact=_exact_section(table, lines, steps, surface),
         chosen_alpha=chosen_alpha,
         development=assess(table, fusion, chosen_alpha, options),
-        test=None if test_table is None else assess(test_table, fusion, chosen_alpha, options),
+        test=None if test is None or tested is None else _beside(nbest, test, tested),
         cross_validation=cross_validation,
         scale=None if scale is None else scale.to_dict(),
         interpretation=_interpretation(fusion, chosen_alpha, scale, cross_validation),
         options=options,
         normalizer=scorer,
         source=nbest.header.to_dict(),
+        test_source=None if test is None else test.header.to_dict(),
         table=table,
         steps=steps,
         fusion=replace(fusion, confidence=confidence),
@@ -210,6 +215,15 @@ def _exact_section(
             "different_choices": int(np.count_nonzero(rechecked != chosen)),
         },
     }
+
+
+def _beside(nbest: NBestFile, test: NBestFile, assessed: Assessment) -> Assessment:
+    """Add to the assessment of the test data what tells them from the tuning data, and what does not."""
+    return Assessment(
+        assessed.alpha,
+        assessed.summary | {"shared_ids": count_shared_ids(nbest, test)},
+        [*describe_test(nbest, test), *assessed.statements],
+    )
 
 
 def _interpretation(

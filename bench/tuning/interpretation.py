@@ -1,8 +1,10 @@
 """What the numbers mean, in words."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from bench.nbest.records import NBestFile, NBestHeader
 from bench.nbest.table import NBestTable
 from bench.tuning.options import NOTEBOOK_SCALES
 from runtime.fusion_settings import FusionSettings
@@ -57,6 +59,55 @@ def describe_scales(
         "figures are at them but the grid, the exact surface and the cross-validation of the notebook's "
         f"formula. At its scales: {describe_alpha(chosen_alpha)}"
     )
+
+
+def count_shared_ids(development: NBestFile, test: NBestFile) -> int:
+    """Return how many utterances of the test data have the id of one of the tuning data."""
+    tuned = {utterance.id for utterance in development.utterances}
+    return sum(utterance.id in tuned for utterance in test.utterances)
+
+
+def describe_test(development: NBestFile, test: NBestFile) -> list[str]:
+    """Say in what the test lists came about otherwise than the tuning lists, and what both hold."""
+    statements = []
+    tuned_on, tested_on = development.header, test.header
+    if tuned_on.bundle.get("sha256") != tested_on.bundle.get("sha256"):
+        statements.append(
+            f"The lists are of another bundle: {_bundle(tested_on)}; α was tuned on lists of "
+            f"{_bundle(tuned_on)}."
+        )
+    before, after = _flat(tuned_on.settings), _flat(tested_on.settings)
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if names:
+        differing = "; ".join(f"{name} {_stated(after, name)}, not {_stated(before, name)}" for name in names)
+        statements.append(f"The lists were made with other settings than the tuning lists: {differing}.")
+    if shared := count_shared_ids(development, test):
+        statements.append(
+            f"{shared} of the {len(test.utterances)} utterances have ids that the tuning data have, too: if "
+            "they are the same, α was tuned on them, and the gain is flattered."
+        )
+    return statements
+
+
+def _bundle(header: NBestHeader) -> str:
+    if not header.bundle:
+        return "none that is stated"
+    return f"{header.bundle.get('name')!r} ({str(header.bundle.get('sha256'))[:12]})"
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those of a group, such as the speech gate's, under names with a dot."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": setting for inner, setting in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _stated(settings: Mapping[str, Any], name: str) -> str:
+    return json.dumps(settings[name], ensure_ascii=False) if name in settings else "(not stated)"
 
 
 def describe_data(table: NBestTable) -> list[str]:

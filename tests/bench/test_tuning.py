@@ -201,6 +201,48 @@ def test_scales_that_do_not_win_change_no_figure(seed: int) -> None:
     assert not without["tuned_scales"]
 
 
+def headed(file: NBestFile, bundle: dict[str, Any], **settings: Any) -> NBestFile:
+    return replace(file, header=NBestHeader(bundle, settings))
+
+
+def test_other_test_lists_are_told() -> None:
+    one, other = ({"name": name, "sha256": name * 8} for name in ("base", "tiny"))
+    file, elsewhere = corpus(1), replace(corpus(2), utterances=corpus(2, count=80).utterances[40:])
+    gate = {"silence_dbfs": -70.0, "doubt": 0.1}
+    tuned = headed(file, one, distinct="words", num_beams=5, speech_gate=gate, window="full")
+    same = tune(tuned, QUICK, replace(elsewhere, header=tuned.header)).to_dict()
+    assert not [s for s in same["test"]["statements"] if "The lists" in s or "ids" in s]
+    assert same["test"]["shared_ids"] == 0
+    assert same["test_nbest"] == tuned.header.to_dict()
+    assert tune(tuned, QUICK).to_dict()["test_nbest"] is None
+
+    lists = headed(elsewhere, other, distinct="tokens", num_beams=5, speech_gate=gate | {"doubt": 0.2})
+    result = tune(tuned, QUICK, lists)
+    said = result.to_dict()["test"]["statements"]
+    assert said[:2] == [
+        "The lists are of another bundle: 'tiny' (tinytinytiny); α was tuned on lists of 'base' "
+        "(basebasebase).",
+        'The lists were made with other settings than the tuning lists: distinct "tokens", not "words"; '
+        'speech_gate.doubt 0.2, not 0.1; window (not stated), not "full".',
+    ]
+    assert f"Test: {said[0]}" in summary_lines(result)
+
+
+def test_ids_of_the_tuning_data_are_counted(tmp_path: Path) -> None:
+    file = corpus(1)
+    half = replace(corpus(2), utterances=corpus(2, count=60).utterances[30:])
+    for test, shared, told in (
+        (file, 40, "α was tuned on 40 of these ids, so the gain is flattered."),
+        (half, 10, "α was tuned on 10 of these ids, so the gain is flattered, and on 30 others."),
+    ):
+        result = tune(file, QUICK, test)
+        report = result.to_dict()
+        assert report["test"]["shared_ids"] == shared
+        said = f"{shared} of the {len(test.utterances)} utterances have ids that the tuning data have"
+        assert said in report["test"]["statements"][0]
+        assert told in write_report(tmp_path, result, test).read_text(encoding="utf-8")
+
+
 def test_sum_of_log_probabilities() -> None:
     file = corpus(0)
     assert tune(file, TuneOptions(replicates=200, asr_score="sum")).table.scores[1] == -4.0
