@@ -171,12 +171,14 @@ def _by_length(
         rows = [i for i, each in enumerate(reference) if low <= (each.duration_s or 0.0) < high]
         if rows:
             sides = ([side[i] for i in rows] for side in (reference, candidate))
+            before, after = (_first_wer(side, normalizer) for side in sides)
             classes.append(
                 {
                     "seconds": f"{low:g} s and more" if high == math.inf else f"{low:g} to {high:g} s",
                     "count": len(rows),
                     "first_changed": sum(changes[i].first_changed for i in rows) / len(rows),
-                    "wer": [_first_wer(side, normalizer) for side in sides],
+                    "wer": [before, after],
+                    "wer_difference": after - before,
                 }
             )
         low = high

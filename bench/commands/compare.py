@@ -1,68 +1,24 @@
 """What changed between two JSON reports, and whether it is too much: for continuous integration."""
 
 import argparse
-import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from bench.measure.metrics import (
+    ComparisonError,
+    Metric,
+    circumstances,
+    depends_on_words,
+    larger_is_better,
+    metrics_by_name,
+)
 from runtime.bundle.json_files import parse_json
 from runtime.commands.console import EXIT_DONE, EXIT_FAULT
-from runtime.errors import EarsightError, SettingsError
-
-# Keys that tell the entries of a list apart, in this order. Several may be needed at once.
-ENTRY_KEYS = (
-    "name",
-    "system",
-    "against",
-    "stage",
-    "precision",
-    "beams",
-    "options",
-    "batch",
-    "alpha",
-    "share",
-    "group",
-    "speaker",
-    "id",
-)
-# Larger is better for these last parts of a name; for all others smaller is.
-LARGER_IS_BETTER = (
-    "rtfx",
-    "utterances_per_s",
-    "samples_per_s",
-    "answered_per_s",
-    "goodput_per_s",
-    "highest_rate",
-    "wer_reduction",
-    "gigabytes_per_second",
-    "kendall_tau",
-    "distinct_texts",
-)
-# The same, told by the beginning of any part of the name.
-LARGER_PARTS = ("overlap", "kendall", "hypotheses_shared", "probability_of_improvement", "ratios")
-# Metrics that depend on the text normaliser, told by a part of the name.
-ERROR_RATE = re.compile(r"(?:^|[._])(?:wer|cer)(?:$|[._\[])")
-# Raw values and counts are no metrics.
-SKIPPED = (
-    "raw_s",
-    "warm_up_raw_s",
-    "per_round",
-    "interval_95",
-    "required_samples",
-    "count",
-    "per_utterance",
-    "peak_memory_raw_bytes",
-)
-CIRCUMSTANCES = ("system", "settings", "data", "bundle", "schema", "normalizer", "seed")
-
-
-class ComparisonError(EarsightError, ValueError):
-    """Two reports cannot be compared, or a threshold names no metric of them."""
+from runtime.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +62,14 @@ class Change:
         before: Value of the first report, None where it is missing.
         after: Value of the second report, None where it is missing.
         limit: Largest worsening let pass, percent; None without a threshold.
+        measure: As in `Metric`; empty where it is the name.
     """
 
     name: str
     before: float | None
     after: float | None
     limit: float | None = None
+    measure: str = ""
 
     @property
     def percent(self) -> float | None:
@@ -130,56 +88,12 @@ class Change:
         percent = self.percent
         if percent is None:
             return math.inf if self.after is None else 0.0
-        return -percent if larger_is_better(self.name) else percent
+        return -percent if larger_is_better(self.measure or self.name) else percent
 
     @property
     def crossed(self) -> bool:
         """Whether the metric got worse by more than its threshold."""
         return self.limit is not None and self.worsening > self.limit
-
-
-def larger_is_better(name: str) -> bool:
-    """Tell in which direction a metric improves, from its name."""
-    parts = name.split(".")
-    return parts[-1] in LARGER_IS_BETTER or any(part.startswith(LARGER_PARTS) for part in parts)
-
-
-def metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return every number of a report by its path, circumstances and raw values left out."""
-    return dict(_numbers({key: value for key, value in report.items() if key not in CIRCUMSTANCES}, ""))
-
-
-def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return
-    if isinstance(value, int | float):
-        yield path, float(value)
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key not in SKIPPED and not (path.endswith("]") and key in ENTRY_KEYS):
-                yield from _numbers(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, Sequence):
-        for inner in value:
-            if isinstance(inner, Mapping):
-                named = ",".join(
-                    f"{inner[key]}" for key in ENTRY_KEYS if isinstance(inner.get(key), str | int | float)
-                )
-                if named:
-                    yield from _numbers(inner, f"{path}[{named}]")
-
-
-def circumstances(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the figures of a report depend on, flat, as text."""
-    return dict(_texts({key: report[key] for key in CIRCUMSTANCES if key in report}, ""))
-
-
-def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key != "load_average":
-                yield from _texts(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, json.dumps(value, ensure_ascii=False)
 
 
 def compare(
@@ -197,24 +111,25 @@ def compare(
 
     Raises:
         ComparisonError: The reports have different schemas; or a threshold matches no metric, or an error
-            rate that the two reports scored with different normalisers.
+            rate that the two reports scored with different normalisers; or a report has two numbers of one
+            name.
     """
     if before.get("schema") != after.get("schema"):
         raise ComparisonError(
             f"the reports have schemas {before.get('schema')!r} and {after.get('schema')!r}; "
             "expected the same"
         )
-    old, new = metrics(before), metrics(after)
+    old, new = metrics_by_name(before), metrics_by_name(after)
     names = [*old, *(name for name in new if name not in old)]
     for threshold in thresholds:
         if not any(fnmatchcase(name, _escaped(threshold.pattern)) for name in names):
             raise ComparisonError(
                 f"threshold {threshold.pattern!r} matches no metric; metrics are {', '.join(names[:8])}, …"
             )
-    changes = [Change(name, old.get(name), new.get(name), _limit(name, thresholds)) for name in names]
+    changes = [_change(name, old.get(name), new.get(name), thresholds) for name in names]
     if sides := other_normalizers(before, after):
         unlike = [
-            change.name for change in changes if change.limit is not None and depends_on_words(change.name)
+            change.name for change in changes if change.limit is not None and depends_on_words(change.measure)
         ]
         if unlike:
             raise ComparisonError(
@@ -225,9 +140,17 @@ def compare(
     return changes
 
 
-def depends_on_words(name: str) -> bool:
-    """Tell whether a metric is an error rate of the report's own normaliser."""
-    return ERROR_RATE.search(name) is not None and "notebook" not in re.split(r"[._]", name)
+def _change(
+    name: str, before: Metric | None, after: Metric | None, thresholds: Sequence[Threshold]
+) -> Change:
+    known = before or after
+    return Change(
+        name,
+        None if before is None else before.value,
+        None if after is None else after.value,
+        _limit(name, thresholds),
+        "" if known is None else known.measure,
+    )
 
 
 def other_normalizers(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str] | None:

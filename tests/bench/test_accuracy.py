@@ -99,6 +99,7 @@ def test_figures_by_length():
     assert [(each["seconds"], each["count"]) for each in classes] == [("0 to 2 s", 1), ("16 s and more", 1)]
     assert [each["first_changed"] for each in classes] == [0.0, 1.0]
     assert [each["wer"] for each in classes] == [[0.0, 0.0], [0.0, 0.5]]
+    assert [each["wer_difference"] for each in classes] == [0.0, 0.5]
 
 
 def test_best_alpha_moves_with_the_cosines():

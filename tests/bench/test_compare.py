@@ -10,12 +10,11 @@ from bench.commands.compare import (
     Threshold,
     add_arguments,
     compare,
-    larger_is_better,
-    metrics,
     run,
     table,
 )
 from bench.latency.pareto import Point, pareto_front, pareto_report, pareto_table
+from bench.measure.metrics import larger_is_better, metrics
 from runtime.errors import SettingsError
 
 REPORT = {
@@ -118,6 +117,81 @@ def test_direction_of_improvement(name, expected):
 def test_other_schema_is_refused():
     with pytest.raises(ComparisonError, match=r"earsight\.tune/1"):
         compare(REPORT, changed(schema="earsight.tune/1"))
+
+
+TUNED = {
+    "schema": "earsight.tune/1",
+    "normalizer": {"name": "words"},
+    "options": {"seed": 0},
+    "cross_validation": {
+        "folds": [
+            {"held_out": "anna", "alpha": 0.1, "wer": 0.5},
+            {"held_out": "bert", "alpha": 0.1, "wer": 0.3},
+        ]
+    },
+    "scale": {
+        "grid": [{"asr_temperature": t, "clip_scale": 100.0, "alpha": 0.2, "wer": t / 10} for t in (1.0, 2.0)]
+    },
+    "confidence": {
+        "units": 2,
+        "band": [{"alpha": 0.123, "wer": 0.3}],
+        "best_alpha": {"median": 0.1, "shares": [{"alpha": 0.1, "share": 1.0}]},
+    },
+    "groups": {"count": {"wer": 0.5, "oracle_wer": 0.2}, "kendall.overlap": {"wer": 0.5}},
+    "speakers": {"dr. ratios": {"wer": 0.4, "distinct_texts": 4.0}, "notebook": {"wer": 0.4}},
+    "improved": [{"id": "u1", "errors_before": 2}],
+}
+
+
+def test_folds_scales_and_lengths_have_names_of_their_own():
+    found = metrics(TUNED)
+    assert found["cross_validation.folds[anna].wer"] == 0.5
+    assert found["cross_validation.folds[bert].wer"] == 0.3
+    assert found["cross_validation.folds[bert].alpha"] == 0.1
+    assert found["scale.grid[1.0,100.0].wer"] == 0.1
+    assert found["scale.grid[2.0,100.0].wer"] == 0.2
+    accuracy = {"by_length": [{"seconds": "0 to 2 s", "count": 3, "first_changed": 0.1, "wer": [0.1, 0.2]}]}
+    assert metrics(accuracy) == {"by_length[0 to 2 s].first_changed": 0.1}
+
+
+def test_labels_of_the_data_are_no_metrics():
+    worse = json.loads(json.dumps(TUNED))
+    for kind in ("groups", "speakers"):
+        for rates in worse[kind].values():
+            rates["wer"] += 0.1
+    worse["speakers"]["dr. ratios"]["distinct_texts"] = 3.0
+    changes = by_name(compare(TUNED, worse, [Threshold("groups.*.wer", 5), Threshold("speakers.*", 5)]))
+    names = [
+        "groups.count.wer",
+        "groups.kendall.overlap.wer",
+        "speakers.dr. ratios.wer",
+        "speakers.dr. ratios.distinct_texts",
+        "speakers.notebook.wer",
+    ]
+    assert [name for name, change in changes.items() if change.crossed] == names
+    other = TUNED | {"normalizer": {"name": "english"}}
+    with pytest.raises(ComparisonError, match="'words' and 'english'"):
+        compare(TUNED, other, [Threshold("speakers.notebook.wer", 5)])
+
+
+def test_places_that_the_data_choose_are_no_lost_metrics():
+    moved = json.loads(json.dumps(TUNED))
+    moved["confidence"]["band"][0]["alpha"] = 0.456
+    moved["confidence"]["best_alpha"]["shares"] = [{"alpha": 0.2, "share": 1.0}]
+    moved["improved"] = [{"id": "u2", "errors_before": 2}]
+    assert not any(change.crossed for change in compare(TUNED, moved, [Threshold("*", 1_000)]))
+    assert set(metrics(TUNED)) >= {"confidence.units", "confidence.best_alpha.median"}
+
+
+def test_two_metrics_of_one_name_are_refused():
+    twice = changed(systems=[{"name": "a", "peak_memory_bytes": n} for n in (100, 200)])
+    with pytest.raises(ComparisonError, match=r"two numbers called systems\[a\]\.peak_memory_bytes"):
+        compare(REPORT, twice)
+
+
+def test_options_of_a_tuning_run_are_circumstances(tmp_path, capsys):
+    assert run_on(tmp_path, TUNED, TUNED | {"options": {"seed": 1}}) == 0
+    assert "options.seed: 0 -> 1" in capsys.readouterr().out
 
 
 def test_threshold_without_metric_is_refused():
