@@ -266,7 +266,7 @@ def corpus_wer(references: Sequence[str], texts: Sequence[str], scorer: Normaliz
 
 
 def in_force(asr: MultimodalASR) -> dict[str, Any]:
-    """Return providers and threads as the sessions have them, not as they were asked for."""
+    """Return providers, threads and window as the sessions have them, not as they were asked for."""
     sessions = {
         "encoder": asr.whisper.encoder,
         "decoder": asr.whisper.decoder,
@@ -277,6 +277,7 @@ def in_force(asr: MultimodalASR) -> dict[str, Any]:
     return {
         "providers": {name: list(session.get_providers()) for name, session in sessions.items()},
         "intra_op_threads": options.intra_op_num_threads or "one a physical core",
+        "window": "full" if asr.whisper.short_encoder is None else "short",
     }
 
 
@@ -291,5 +292,18 @@ def unstable(summaries: dict[str, LatencySummary]) -> list[str]:
 
 
 def _settings(settings: BundleSettings) -> dict[str, Any]:
-    names = ("beams", "language", "max_new_tokens", "repeats", "warm_up", "limit", "cold_runs", "threads")
-    return {name: getattr(settings, name) for name in names}
+    names = (
+        "beams",
+        "distinct",
+        "language",
+        "max_new_tokens",
+        "repeats",
+        "warm_up",
+        "limit",
+        "cold_runs",
+        "threads",
+    )
+    paths = {"manifest": settings.data, "image_cache": settings.image_cache}
+    return {name: getattr(settings, name) for name in names} | {
+        name: None if path is None else str(path) for name, path in paths.items()
+    }

@@ -72,6 +72,8 @@ class ClipSettings:
         """Return what the report says of the work."""
         bundle = self.bundle
         return {
+            "manifest": str(bundle.data),
+            "language": bundle.language or DEFAULT_LANGUAGE,
             "beams": bundle.beams,
             "threads": bundle.threads or usable_processors(),
             "repeats": bundle.repeats,

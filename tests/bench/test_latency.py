@@ -12,6 +12,7 @@ from bench.latency.side_by_side import Rounds
 from bench.latency.stage_timing import STAGES
 from bench.latency.tables import report_text
 from bench.measure.company import company
+from bench.measure.metrics import circumstances
 from bench.measure.timing import Stopwatch
 from bench.peers.earsight import add_decoding_stages
 from bench.peers.models import prepare_peers
@@ -43,6 +44,8 @@ def report(bundle):
         batches=(1, 2, 64),
         cold_runs=1,
         pareto_beams=(1, 2),
+        max_new_tokens=20,
+        distinct="words",
     )
     return command.make_report(lambda: measure_bundle(settings))
 
@@ -72,6 +75,18 @@ def test_report_states_what_was_in_force(report, bundle):
     assert report["bundle"]["name"] == json.loads((bundle / "bundle.json").read_text())["name"]
     assert len(report["bundle"]["sha256"]) == 64
     assert report["system"]["packages"]["onnxruntime"]
+
+
+def test_report_states_what_was_measured(report):
+    expected = {"window": "full", "distinct": "words", "manifest": str(DATA), "image_cache": None}
+    expected |= {"max_new_tokens": 20, "language": None, "beams": 5}
+    assert {name: report["settings"][name] for name in expected} == expected
+    other = report | {"settings": report["settings"] | {"distinct": "tokens", "window": "short"}}
+    before, after = circumstances(report), circumstances(other)
+    assert {name for name in before if before[name] != after[name]} == {
+        "settings.distinct",
+        "settings.window",
+    }
 
 
 def test_throughput_cold_start_and_real_time_factor(report):
@@ -273,6 +288,7 @@ def test_peers_of_a_bundle_run_its_checkpoint_on_the_same_clips(beside_peers):
     assert names == ["earsight-int8", "earsight-fp32", "transformers-fp32"]
     assert report["data"]["utterances"] == 3
     assert report["settings"]["busy_processes"] == 1
+    assert (report["settings"]["manifest"], report["settings"]["language"]) == (str(DATA), "en")
     for system in report["systems"]:
         assert system["stages"]["whole"]["count"] == 6
         assert len(system["warm_up_raw_s"]["whole"]) == 1
