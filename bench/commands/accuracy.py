@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.accuracy.comparison import compare_accuracy, first_changes
 from bench.commands.latency import write_report
+from bench.commands.modes import mark_defaults, read_options
 from bench.manifest import Utterance, read_manifest
 from bench.measure.system_info import system_info
 from bench.nbest.corpus import write_nbest
@@ -23,6 +24,20 @@ from runtime.whisper.short_encoder import WINDOWS, Window
 SCHEMA = "earsight.accuracy/1"
 FILE_NAME = "accuracy.json"
 SHOWN_CHANGES = 10
+
+
+# What makes lists, which --nbest has.
+RECOGNITION = (
+    "reference_precision",
+    "precision",
+    "reference_window",
+    "window",
+    "beams",
+    "max_new_tokens",
+    "threads",
+    "image_cache",
+    "limit",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +121,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-first-changed", type=float, default=0.03, metavar="R", help="share, default 0.03"
     )
+    mark_defaults(parser, RECOGNITION)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare, write accuracy.json, print a summary; status 1 when a limit is crossed."""
+    if args.nbest:
+        args = read_options(args, "--nbest", dict.fromkeys(RECOGNITION, "--bundle"))
+    else:
+        args = read_options(args, "--bundle")
     scorer = normalizer(args.normalizer, args.language)
     reference, candidate, source = _from_files(args) if args.nbest else _from_bundle(args)
     if args.nbest and args.language is None:
@@ -150,6 +170,8 @@ def _from_bundle(args: argparse.Namespace) -> Lists:
             f"both sides are {args.precision!r} with window {args.window!r}; expected two different "
             "precisions or windows"
         )
+    if args.limit is not None and args.limit < 1:
+        raise SettingsError(f"--limit is {args.limit}; it must be 1 or more")
     bundle = Bundle.open(args.bundle)
     utterances = read_manifest(args.data)[: args.limit]
     lists = [recognise(args, bundle, precision, window, utterances) for precision, window in sides]
@@ -161,6 +183,7 @@ def _from_bundle(args: argparse.Namespace) -> Lists:
         "max_new_tokens": args.max_new_tokens,
         "beams": args.beams,
         "language": args.language,
+        "limit": args.limit,
     }
     return lists[0], lists[1], {"bundle": bundle.identity, "settings": settings}
 

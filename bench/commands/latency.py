@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.latency.architecture import ArchitectureSettings, measure_architecture
+from bench.commands.modes import mark_defaults, read_options
+from bench.latency.architecture import ArchitectureSettings, is_text, measure_architecture
 from bench.latency.bundle import BundleSettings, measure_bundle
 from bench.latency.clips import ClipSettings, measure_clips
 from bench.latency.side_by_side import Rounds
@@ -26,6 +27,13 @@ from runtime.whisper.short_encoder import WINDOWS
 SCHEMA = "earsight.latency/1"
 FILE_NAME = "latency.json"
 PEERS = tuple(name for name in SPEECH_PRECISIONS if name != "earsight")
+# Options by the mode that reads them; all modes read the others.
+ALONE = ("provider", "window", "distinct", "max_new_tokens", "image_cache", "batches", "cold_runs", "pareto")
+BESIDE_PEERS = ("checkpoint", "busy")
+RANDOM_SPEECH = ("steps", "batch", "seconds")
+RANDOM_TEXTS = ("texts",)
+RANDOM = (*RANDOM_SPEECH, *RANDOM_TEXTS, "slow_repeats", "seed")
+SELECTIVE = (*ALONE, *BESIDE_PEERS, *RANDOM, "language", "limit", "models", "beams")
 # More load than this before the first measurement means that something else uses the cores.
 BUSY_SHARE = 0.25
 
@@ -67,13 +75,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--warm-up", type=int, metavar="N", help="discarded rounds (default: bundle 3, architecture 2)"
     )
     _add_bundle_arguments(parser.add_argument_group("with --bundle"))
+    _add_alone_arguments(parser.add_argument_group("with --bundle, without --against"))
+    _add_peer_arguments(parser.add_argument_group("with --bundle and --against"))
     _add_architecture_arguments(parser.add_argument_group("with --architecture"))
+    mark_defaults(parser, SELECTIVE)
 
 
 def _add_bundle_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", type=Path, metavar="MANIFEST", help="audio, references and pictures")
-    group.add_argument("--provider", choices=sorted(ORT_NAMES), help="default: the best that works")
     group.add_argument("--language", metavar="L", help="default: detected, which takes a decoder step")
+    group.add_argument("--limit", type=int, default=50, metavar="N", help="most utterances (default 50)")
+
+
+def _add_alone_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--provider", choices=sorted(ORT_NAMES), help="default: the best that works")
     group.add_argument(
         "--window", choices=WINDOWS, default=WINDOWS[0], help="of the encoder (default %(default)s)"
     )
@@ -85,24 +100,26 @@ def _add_bundle_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens of a hypothesis")
     group.add_argument("--image-cache", type=Path, metavar="NPZ", help="embeddings for rows with image_id")
-    group.add_argument("--limit", type=int, default=50, metavar="N", help="most utterances (default 50)")
     group.add_argument("--batches", default="1,2,4,8", metavar="LIST", help="batch sizes of the throughput")
     group.add_argument("--cold-runs", type=int, default=3, metavar="N", help="fresh processes (default 3)")
     group.add_argument(
         "--pareto", default="", metavar="LIST", help="beams, such as 1,3,5: WER against time, every precision"
     )
+
+
+def _add_peer_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help="with --against: the Whisper that the bundle was made of (default: the package that holds it)",
+        help="the Whisper that the bundle was made of (default: the package that holds it)",
     )
     group.add_argument(
         "--busy",
         type=int,
         default=0,
         metavar="N",
-        help="with --against: processes that keep the processor busy meanwhile (default none)",
+        help="processes that keep the processor busy meanwhile (default none)",
     )
 
 
@@ -159,16 +176,20 @@ def bundle_settings(args: argparse.Namespace) -> BundleSettings:
     """Build the settings of a bundle from the command line.
 
     Raises:
-        SettingsError: `--data` is missing, or an argument belongs to `--architecture`.
+        SettingsError: `--data` is missing, or an argument belongs to another mode.
     """
+    unread = dict.fromkeys(RANDOM, "--architecture")
+    if args.against:
+        args = read_options(args, "--against", unread | dict.fromkeys(ALONE, "--bundle without --against"))
+    else:
+        unread |= dict.fromkeys((*BESIDE_PEERS, "models"), "--against")
+        args = read_options(args, "--bundle without --against", unread)
     if args.data is None:
         raise SettingsError("--bundle needs --data MANIFEST: the audio to measure on")
     if args.precision and "," in args.precision and not args.against:
         raise SettingsError(
             f"--precision is {args.precision!r}; with --bundle give one, or use --pareto for all"
         )
-    if not args.against and (args.checkpoint is not None or args.busy):
-        raise SettingsError("--checkpoint and --busy belong to --against: they are about peers")
     return BundleSettings(
         bundle=args.bundle,
         data=args.data,
@@ -194,10 +215,12 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
     """Build the settings of a bundle beside its peers from the command line.
 
     Raises:
-        SettingsError: `--data` is missing, or a number is out of range.
+        SettingsError: `--data` is missing, a number is out of range, or an argument belongs to another mode.
     """
+    bundle = bundle_settings(args)
+    args = read_options(args, "--against")
     return ClipSettings(
-        bundle_settings(args),
+        bundle,
         peers=_names(args.against),
         precisions=_names(args.precision or "int8,fp32"),
         checkpoint=args.checkpoint,
@@ -214,6 +237,7 @@ def architecture_settings(args: argparse.Namespace) -> ArchitectureSettings:
     """
     if args.data is not None:
         raise SettingsError("--data belongs to --bundle: random weights say nothing about real audio")
+    args = read_options(args, "--architecture", _unread_by_architecture(args))
     for name in ("batch", "texts"):
         if getattr(args, name) < 1:
             raise SettingsError(f"--{name} is {getattr(args, name)}; it must be 1 or more")
@@ -235,6 +259,18 @@ def architecture_settings(args: argparse.Namespace) -> ArchitectureSettings:
         models=args.models,
         seed=args.seed,
     )
+
+
+def _unread_by_architecture(args: argparse.Namespace) -> dict[str, str]:
+    """Return the options that random weights have no use for, each with the mode that has."""
+    unread = dict.fromkeys((*ALONE, *BESIDE_PEERS, "language", "limit"), "--bundle")
+    if is_text(args.architecture):
+        unread |= dict.fromkeys((*RANDOM_SPEECH, "beams"), "--architecture whisper-…")
+    else:
+        unread |= dict.fromkeys(RANDOM_TEXTS, "--architecture clip-…")
+    if "notebook" not in _names(args.against):
+        unread["slow_repeats"] = "--against notebook"
+    return unread
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.commands.modes import mark_defaults, read_options
 from bench.manifest import Utterance, read_manifest
 from bench.measure.system_info import system_info
 from bench.nbest.corpus import write_nbest
@@ -42,6 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--asr-score", choices=("mean", "sum"), default="mean", help="(default %(default)s)")
     add_tuning_arguments(parser)
     add_pipeline_arguments(parser, required=False)
+    mark_defaults(parser, _recognition_options())
+
+
+def _recognition_options() -> list[str]:
+    """Return the options that make lists, which --nbest has; a language is how texts are compared, too."""
+    parser = argparse.ArgumentParser()
+    add_pipeline_arguments(parser, required=False)
+    return [name for name in vars(parser.parse_args([])) if name != "language"]
 
 
 def add_tuning_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +83,12 @@ def tune_options(args: argparse.Namespace) -> TuneOptions:
 
 def run(args: argparse.Namespace) -> int:
     """Tune, write the files and print the table."""
+    if (args.nbest is None) == (args.data is None):
+        raise SettingsError("got both or none of --nbest and --data; expected one of them")
+    if args.nbest is None:
+        args = read_options(args, "--data")
+    else:
+        args = read_options(args, "--nbest", dict.fromkeys(_recognition_options(), "--data"))
     options = replace(tune_options(args), asr_score=args.asr_score)
     development, test, pictures = _nbest_files(args)
     result = tune(development, options, test)
@@ -99,8 +114,6 @@ def _latency(output: Path) -> dict[str, Any] | None:
 
 def _nbest_files(args: argparse.Namespace) -> tuple[NBestFile, NBestFile | None, dict[str, Path]]:
     """Read the n-best files, or make them from manifests; and name the pictures of the last of them."""
-    if (args.nbest is None) == (args.data is None):
-        raise SettingsError("got both or none of --nbest and --data; expected one of them")
     if args.nbest is not None:
         return read_nbest(args.nbest), None if args.test is None else read_nbest(args.test), {}
     if args.bundle is None:

@@ -71,7 +71,7 @@ class ArchitectureSettings:
     @property
     def is_text(self) -> bool:
         """Whether a CLIP text encoder is measured."""
-        return self.architecture.startswith("clip-")
+        return is_text(self.architecture)
 
     def systems(self) -> list[str]:
         """Return systems with precision, this project first."""
@@ -92,6 +92,11 @@ class ArchitectureSettings:
             return common | {"texts": self.texts}
         common |= {"steps": self.steps, "beams": self.beams, "batch": self.batch}
         return common | {"seconds": self.seconds}
+
+
+def is_text(architecture: str) -> bool:
+    """Tell whether an architecture is a CLIP, whose text encoder is measured."""
+    return architecture.startswith("clip-")
 
 
 def measure_architecture(settings: ArchitectureSettings, progress: bool = False) -> dict[str, Any]:

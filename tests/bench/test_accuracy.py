@@ -12,6 +12,7 @@ from bench.nbest.records import NBestHeader, NBestHypothesis, NBestUtterance
 from bench.nbest.writer import NBestWriter
 from bench.text.normalizers import normalizer
 from runtime.errors import NBestFileError, SettingsError
+from tests.conftest import POCKET
 
 
 def utterance(name, entries, reference="a cat", cosines=None):
@@ -185,8 +186,39 @@ def test_command_on_nbest_files(tmp_path, capsys, candidate, status):
             "fp32",
         ],
         ["--output", "out", "--bundle", "b", "--nbest", "a", "b"],
+        ["--output", "out", "--bundle", "b", "--data", "d", "--limit", "0"],
+        ["--output", "out", "--bundle", "b", "--data", "d", "--limit", "-1"],
     ],
 )
 def test_contradicting_arguments_are_refused(arguments):
     with pytest.raises(SettingsError):
         command.run(parse(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--limit", 3),
+        ("--precision", "int8"),  # its default
+        ("--reference-precision", "fp16"),
+        ("--window", "auto"),
+        ("--reference-window", "full"),
+        ("--beams", 5),
+        ("--max-new-tokens", 9),
+        ("--threads", 2),
+        ("--image-cache", "c.npz"),
+    ],
+)
+def test_nbest_files_take_no_options_of_recognition(option, value):
+    with pytest.raises(SettingsError, match=rf"--nbest does not read {option} \(which belongs to --bundle\)"):
+        command.run(parse("--nbest", "a", "b", "--output", "out", option, value))
+
+
+def test_limit_takes_the_first_rows_and_is_told(pocket_bundle, tmp_path, capsys):
+    data = POCKET / "data" / "test" / "manifest.jsonl"
+    args = ["--bundle", pocket_bundle.folder, "--data", data, "--output", tmp_path, "--limit", 2]
+    status = command.run(parse(*args, "--max-new-tokens", 12, "--max-wer-difference", 9))
+    report = json.loads((tmp_path / "accuracy.json").read_text())
+    assert (report["num_samples"], report["settings"]["limit"]) == (2, 2)
+    assert status == bool(report["crossed"])
+    assert "2 utterances" in capsys.readouterr().out

@@ -2,6 +2,7 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -202,6 +203,7 @@ def test_clip_architecture_has_its_own_peers():
         (["--bundle", "b"], "--data"),
         (["--bundle", "b", "--data", "d", "--busy", "2"], "--busy"),
         (["--bundle", "b", "--data", "d", "--checkpoint", "c"], "--checkpoint"),
+        (["--bundle", "b", "--data", "d", "--models", "m"], r"--models \(which belongs to --against\)"),
         (["--bundle", "b", "--data", "d", "--against", "notebook"], "notebook"),
         (["--bundle", "b", "--data", "d", "--against", "optimum", "--busy", "-1"], "busy"),
         (["--bundle", "b", "--against", "optimum"], "--data"),
@@ -221,6 +223,56 @@ def test_unusable_arguments_are_refused(arguments, message, tmp_path):
     with pytest.raises(SettingsError, match=message):
         command.run(args)
     assert not list(tmp_path.iterdir())
+
+
+BUNDLE = ("--bundle", "b", "--data", "d")
+PEERS = (*BUNDLE, "--against", "transformers")
+SPEECH, TEXTS = ("--architecture", "whisper-tiny"), ("--architecture", "clip-vit-base-patch32")
+ALONE = {
+    "--provider": "cpu",
+    "--window": "full",
+    "--distinct": "tokens",
+    "--max-new-tokens": 9,
+    "--image-cache": "c.npz",
+    "--batches": "1,2,4,8",
+    "--cold-runs": 3,
+    "--pareto": "1",
+}
+RANDOM = {"--steps": 32, "--seconds": 4, "--batch": 1, "--texts": 64, "--slow-repeats": 1, "--seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("mode", "option", "value"),
+    [
+        *((mode, *pair) for mode in (PEERS, SPEECH) for pair in ALONE.items()),
+        *((mode, *pair) for mode in (BUNDLE, PEERS) for pair in RANDOM.items()),
+        *((SPEECH, *pair) for pair in {"--language": "en", "--limit": 50, "--busy": 0}.items()),
+        *((SPEECH, *pair) for pair in {"--texts": 64, "--slow-repeats": 1}.items()),
+        *((TEXTS, *pair) for pair in {"--steps": 32, "--beams": 5, "--batch": 1, "--seconds": 4}.items()),
+    ],
+)
+def test_options_of_another_mode_are_refused_even_at_their_default(mode, option, value, tmp_path):
+    with pytest.raises(SettingsError, match=rf"does not read {option} \(which belongs to --"):
+        command.run(parse(*mode, option, value, "--output", tmp_path))
+
+
+def test_every_mode_reads_its_own_options():
+    args = parse(*BUNDLE, "--output", "out", *(f"{name}={value}" for name, value in ALONE.items()))
+    alone = command.bundle_settings(args)
+    assert (alone.batches, alone.pareto_beams, alone.max_new_tokens) == ((1, 2, 4, 8), (1,), 9)
+    assert command.bundle_settings(parse(*BUNDLE, "--output", "out")) == BundleSettings(Path("b"), Path("d"))
+    beside = command.clip_settings(parse(*PEERS, "--busy", 2, "--limit", 7, "--output", "out"))
+    assert (beside.busy, beside.bundle.limit, beside.peers) == (2, 7, ("transformers",))
+    notebook = parse(*SPEECH, "--against", "notebook", "--slow-repeats", 2, "--output", "out")
+    assert command.architecture_settings(notebook).rounds.slow == 2
+
+
+def test_help_shows_the_defaults():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    assert "of the encoder (default full)" in text
+    assert "Default(" not in text
 
 
 def test_either_bundle_or_architecture():

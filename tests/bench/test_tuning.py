@@ -1,5 +1,6 @@
 """Tuning: the notebook's keys and choices, real n-best lists, honesty about small or odd data."""
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import jiwer
 import numpy as np
 import pytest
 
+from bench.commands import tune as command
 from bench.commands.main import main
 from bench.commands.tune import summary_lines, write_tune_files
 from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance
@@ -432,12 +434,38 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "test data (α frozen)" in printed
     assert "WER: texts are taken as words" in printed
     assert "notebook: texts are stripped and lower-cased." in printed
+    assert main([*common, "--nbest", str(path), "--language", "en"]) == 0
+    assert json.loads((tmp_path / "out/tune.json").read_text())["normalizer"]["language"] == "en"
+    capsys.readouterr()
     assert main([*common, "--nbest", str(tmp_path / "none")]) == 2
     assert main(common) == 2
     assert main([*common, "--data", str(path)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert "no such n-best file" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--bundle", "b"),
+        ("--fusion", "f.json"),
+        ("--num-beams", "5"),  # its default
+        ("--num-hypotheses", "5"),
+        ("--image-cache", "c.npz"),
+        ("--window", "full"),
+        ("--tf32",),
+    ],
+)
+def test_lists_take_no_options_of_recognition(tmp_path: Path, given: tuple[str, ...]) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args(["--nbest", "n.jsonl", "--output", str(tmp_path), *given])
+    with pytest.raises(SettingsError, match=rf"--nbest does not read {given[0]} \(which belongs to --data\)"):
+        command.run(args)
+    shown = " ".join(parser.format_help().split())
+    assert "beams (default 5)" in shown
+    assert "Default(" not in shown
 
 
 def oracle_by_hand(rows: list[dict[str, Any]]) -> tuple[float, float]:
