@@ -71,6 +71,7 @@ def describe_test(development: NBestFile, test: NBestFile) -> list[str]:
     """Say in what the test lists came about otherwise than the tuning lists, and what both hold."""
     statements = []
     tuned_on, tested_on = development.header, test.header
+    # The same bundle may lie in folders of other names.
     if tuned_on.bundle.get("sha256") != tested_on.bundle.get("sha256"):
         statements.append(
             f"The lists are of another bundle: {_bundle(tested_on)}; α was tuned on lists of "

@@ -99,6 +99,14 @@ def test_odd_data_give_a_whole_page(tmp_path: Path, utterances: list[NBestUttera
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL).split()
 
 
+def test_page_says_why_tuned_scales_were_left(tmp_path: Path) -> None:
+    listed = (NBestHypothesis("b", -1.0, 0.2), NBestHypothesis("a", -1.1, 0.3))
+    single = NBestFile(NBestHeader(), (NBestUtterance("only", "a", hypotheses=listed),))
+    for file, why in ((corpus(0), "did no better on held-out folds"), (single, "nothing can be held out to")):
+        result = tune(file, TuneOptions(replicates=200, tune_scale=True))
+        assert why in write_report(tmp_path, result, file).read_text(encoding="utf-8")
+
+
 def test_texts_are_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script>"
     hypothesis = (NBestHypothesis(evil, -1.0, 0.2),)

@@ -76,13 +76,17 @@ bench nbest --bundle BUNDLE --data {MANIFEST} --output BAD/x
 bench tune --output OUT
 bench tune --nbest BAD --output OUT
 bench tune --nbest {MANIFEST} --output OUT
+bench tune --nbest BAD --output OUT --num-beams 5
 bench wer --bundle BUNDLE --data MIXED --output OUT
 bench wer --bundle BUNDLE --data {MANIFEST} --output OUT --alpha 7
 bench latency --bundle BUNDLE --output OUT
 bench latency --bundle BUNDLE --data MIXED --output OUT
 bench latency --bundle BUNDLE --data {MANIFEST} --output OUT --pareto x
+bench latency --bundle BUNDLE --data {MANIFEST} --output OUT --steps 3
 bench accuracy --bundle BUNDLE --data MIXED --output OUT
 bench accuracy --bundle BUNDLE --data {MANIFEST} --output OUT --precision fp16
+bench accuracy --bundle BUNDLE --data {MANIFEST} --output OUT --limit -1
+bench accuracy --nbest BAD BAD --output OUT --limit 3
 bench compare BAD BAD
 bench compare EMPTY {MANIFEST}
 export --whisper EMPTY --clip {MODELS}/clip --output OUT
