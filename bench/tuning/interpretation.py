@@ -78,7 +78,9 @@ def describe_test(development: NBestFile, test: NBestFile) -> list[str]:
             f"{_bundle(tuned_on)}."
         )
     before, after = _flat(tuned_on.settings), _flat(tested_on.settings)
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    # Each split may well have an image cache of its own.
+    compared = [name for name in {**before, **after} if name != "image_cache"]
+    names = [name for name in compared if before.get(name) != after.get(name)]
     if names:
         differing = "; ".join(f"{name} {_stated(after, name)}, not {_stated(before, name)}" for name in names)
         statements.append(f"The lists were made with other settings than the tuning lists: {differing}.")

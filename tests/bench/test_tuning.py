@@ -212,6 +212,8 @@ def test_other_test_lists_are_told() -> None:
     file, elsewhere = corpus(1), replace(corpus(2), utterances=corpus(2, count=80).utterances[40:])
     gate = {"silence_dbfs": -70.0, "doubt": 0.1}
     tuned = headed(file, one, distinct="words", num_beams=5, speech_gate=gate, window="full")
+    cached = NBestHeader(one, {**tuned.header.settings, "image_cache": "of its own"})
+    assert "The lists" not in str(tune(tuned, QUICK, replace(elsewhere, header=cached)).test.statements)
     same = tune(tuned, QUICK, replace(elsewhere, header=tuned.header)).to_dict()
     assert not [s for s in same["test"]["statements"] if "The lists" in s or "ids" in s]
     assert same["test"]["shared_ids"] == 0
