@@ -21,6 +21,7 @@ from runtime.speech_gate.repetition import repeats_itself
 LEVEL_FRAME_S: Final = 0.1  # the level of a recording is that of its loudest 0.1 s
 STILL: Final = 0.625  # times the movement of a voice: a pitch that moves less than this stands still
 SURE: Final = 0.5  # times the probability of no speech that counts: below it the model is sure of speech
+WORD_S: Final = 2.0  # a segment shorter than this may be a single word
 TOLD: Final = 3  # dropped texts that a warning quotes
 
 
@@ -35,7 +36,7 @@ class SpeechGate:
     | stands still | the model hears no speech *or* it doubts the text |
     | too little is voiced | the model hears no speech *or* the text is improbable |
 
-    Where little is voiced (under 0.4 s), as in a single word, a pitch that stands still says little: a model
+    Where the sound is short and little of it voiced, as in a single word, a still pitch says little: a model
     that is sure of speech (half the probability of no speech that counts) loses improbable texts only.
     Where too little is voiced and the pitch stood still before, it is taken to stand still: music goes on. A
     text that repeats itself (`repetition.py`) counts as improbable, since its probability says nothing.
@@ -129,7 +130,9 @@ class SpeechGate:
             return movement
         together = pitch_movement(np.concatenate([before, waveform]), sampling_rate)
         # A voice that was heard before does not speak for what comes after it.
-        return together if together is not None and together.share < STILL * self.pitch_movement else None
+        if together is None or together.share >= STILL * self.pitch_movement:
+            return None
+        return together._replace(is_brief=waveform.size < WORD_S * sampling_rate)
 
     def _drops(self, hears_none: bool, sure: bool, log_prob: float, movement: PitchMovement | None) -> bool:
         """Return whether a text is dropped; the table above."""
