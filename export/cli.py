@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from runtime.bundle.bundle import PRECISIONS
-from runtime.commands.console import EXIT_DONE, run_guarded
+from runtime.commands.console import EXIT_DONE, packages_needed, run_guarded
 
 PROGRAM = "python -m export"
 # `engines` is the runtime's: engines are built where they will run. It was here before, and goes on working.
@@ -105,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments and arguments[0] in SUBCOMMANDS:
         name = arguments[0]
-        command = import_module(SUBCOMMANDS[name])
+        with packages_needed(f"{PROGRAM} {name}"):
+            command = import_module(SUBCOMMANDS[name])
         parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}", description=command.__doc__)
         command.add_arguments(parser)
         command_args = parser.parse_args(arguments[1:])

@@ -7,8 +7,27 @@ Needs numpy, onnxruntime (or onnxruntime-gpu), tokenizers, soundfile, soxr and p
     print(asr.transcribe("speech.wav", image_path="picture.png").transcription)
 """
 
+from typing import TYPE_CHECKING, Any
+
 import runtime.sessions.telemetry  # noqa: F401 - takes effect before onnxruntime is imported
-from runtime.pipeline import MultimodalASR
-from runtime.results import Hypothesis, RescoredHypothesis, Transcription
+
+if TYPE_CHECKING:
+    from runtime.pipeline import MultimodalASR
+    from runtime.results import Hypothesis, RescoredHypothesis, Transcription
 
 __all__ = ["Hypothesis", "MultimodalASR", "RescoredHypothesis", "Transcription"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the pipeline when it is asked for, so that a command line can say what is missing.
+
+    Raises:
+        PackageMissingError: onnxruntime is not installed.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from runtime.extras import missing_packages_named
+
+    with missing_packages_named():
+        from runtime import pipeline, results
+    return getattr(pipeline if name == "MultimodalASR" else results, name)

@@ -14,6 +14,10 @@ class SettingsError(EarsightError, ValueError):
     """A setting is out of its range, or two settings contradict each other."""
 
 
+class PackageMissingError(EarsightError, ImportError):
+    """A package that an extra brings is not installed; the message names the extra."""
+
+
 class AudioError(EarsightError, ValueError):
     """Audio was found but cannot be used: undecodable, empty, not finite, of a wrong shape."""
 

@@ -1,6 +1,8 @@
 """What a user installs: the runtime alone, without anything of torch."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,6 +10,7 @@ import tomllib
 import pytest
 from setuptools import find_packages
 
+from runtime.extras import EXTRA_OF
 from tests.conftest import ROOT
 
 TEST_SET = ROOT / "bench" / "pocket" / "data" / "test"
@@ -50,3 +53,100 @@ def test_what_makes_the_pocket_models_is_not_installed():
     found = find_packages(str(ROOT), include=settings["include"], exclude=settings["exclude"])
     assert {"runtime.server", "export.graphs", "bench.tuning"} <= set(found)
     assert not [name for name in found if "pocket" in name or "tests" in name]
+
+
+# Finders that do not find some modules, as where they are not installed.
+HIDING = """
+import sys
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name in MISSING else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Hiding, sys.meta_path)
+"""
+
+
+def run_without(missing, code, **environment):
+    """Run Python code in a process in which some packages cannot be imported."""
+    return subprocess.run(
+        [sys.executable, "-c", f"MISSING = {missing!r}{HIDING}{code}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def command(line):
+    words = line.split()
+    return f"import runpy; sys.argv = {words!r}; runpy.run_module({words[0]!r}, run_name='__main__')"
+
+
+@pytest.mark.parametrize(
+    "line", ["runtime doctor", "runtime transcribe a.wav --bundle b", "bench", "export engines"]
+)
+def test_without_an_engine_every_command_says_what_to_install(line):
+    done = run_without(["onnxruntime"], command(line))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"python -m {line.split()[0]}")
+    assert "pip install 'earsight[cpu]', or 'earsight[gpu]'" in done.stderr
+    assert "never both" in done.stderr
+
+
+def test_without_an_engine_the_pipeline_is_refused_and_the_errors_can_be_imported():
+    done = run_without(
+        ["onnxruntime"],
+        "from runtime.errors import PackageMissingError\n"
+        "try:\n    from runtime import MultimodalASR\nexcept PackageMissingError as error:\n    print(error)",
+    )
+    assert "'earsight[gpu]'" in done.stdout, done.stderr
+
+
+def test_the_remains_of_an_engine_are_none(tmp_path):
+    """What pip leaves of two wheels when one is uninstalled: a folder without `__init__.py`."""
+    (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
+    elsewhere = "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; "
+    done = run_without([], elsewhere + command("runtime doctor"), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'earsight[cpu]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        ("jiwer", "bench tune --nbest a --output b"),
+        ("psutil", "bench latency --help"),
+        ("httpx", "bench serve"),
+        ("transformers", "export --output a"),
+        ("optimum.exporters.onnx", "export --output a"),
+        ("transformers", "bench demo"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(missing, line):
+    done = run_without([missing], command(line))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"python -m {line.split()[0]}")
+    assert missing in done.stderr
+    assert f"pip install 'earsight[{EXTRA_OF[missing]}]'" in done.stderr
+
+
+@pytest.mark.parametrize("package", ["bench", "export"])
+def test_help_needs_no_extra(package):
+    done = run_without(["onnxruntime", *EXTRA_OF], command(f"{package} --help"))
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m" in done.stdout
+
+
+def test_the_extras_of_packages_are_those_that_are_declared():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    modules = {"optimum-onnx": "optimum.exporters.onnx"}
+    for extra in set(EXTRA_OF.values()):
+        names = [re.match(r"[\w-]+", requirement)[0] for requirement in declared[extra]]
+        expected = {modules.get(name, name.replace("-", "_")) for name in names}
+        assert expected == {module for module, brings in EXTRA_OF.items() if brings == extra}

@@ -7,7 +7,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final
 
-from runtime.commands.console import run_guarded
+from runtime.commands.console import packages_needed, run_guarded
 
 PROGRAM: Final = "python -m bench"
 
@@ -23,7 +23,7 @@ COMMANDS: Final = MappingProxyType(
         "wer": ("bench.commands.wer", "word and character error rate at one alpha"),
         "accuracy": ("bench.commands.accuracy", "what a precision changes against another"),
         "compare": ("bench.commands.compare", "what changed between two reports"),
-        "demo": ("bench.commands.demo", "tune and measure the bundled pocket models (the default)"),
+        "demo": ("bench.commands.demo", "tune and measure tiny.en, or else the pocket models (the default)"),
         "gpu_check": ("bench.commands.gpu_check", "every check that needs a GPU, in one run"),
     }
 )
@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["demo"]
     command = next((argument for argument in arguments if argument in COMMANDS), None)
-    args = make_parser(command).parse_args(arguments)
-    if args.command is None:
-        args = make_parser("demo").parse_args(["demo", *arguments])
-    module: Any = import_module(COMMANDS[args.command][0])
+    with packages_needed(f"{PROGRAM} {command or 'demo'}"):
+        args = make_parser(command).parse_args(arguments)
+        if args.command is None:
+            args = make_parser("demo").parse_args(["demo", *arguments])
+        module: Any = import_module(COMMANDS[args.command][0])
     return run_guarded(f"{PROGRAM} {args.command}", lambda: int(module.run(args)))

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from runtime.errors import EarsightError
+from runtime.errors import EarsightError, PackageMissingError
+from runtime.extras import missing_packages_named
 
 EXIT_DONE = 0
 EXIT_FAULT = 1  # a fault of the program
@@ -27,11 +28,10 @@ def run_guarded(program: str, run: Callable[[], int]) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        with _interrupts_raised():
+        with _interrupts_raised(), missing_packages_named():
             return run()
     except EarsightError as error:
-        message = " ".join(str(error).split())
-        print(f"{program}: {message}", file=sys.stderr)
+        _print_line(program, error)
         return EXIT_UNUSABLE_INPUT
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
@@ -40,6 +40,29 @@ def run_guarded(program: str, run: Callable[[], int]) -> int:
         # The reader of a pipe (head, less) has gone: not an error of ours, and nobody is left to tell.
         sys.stderr.close()
         return EXIT_DONE
+
+
+@contextmanager
+def packages_needed(program: str) -> Iterator[None]:
+    """End the program with one line and status 2 where the modules of a command lack a package.
+
+    Args:
+        program: As in `run_guarded`.
+
+    Raises:
+        SystemExit: As argparse raises it for wrong options.
+    """
+    try:
+        with missing_packages_named():
+            yield
+    except PackageMissingError as error:
+        _print_line(program, error)
+        raise SystemExit(EXIT_UNUSABLE_INPUT) from error
+
+
+def _print_line(program: str, error: EarsightError) -> None:
+    message = " ".join(str(error).split())
+    print(f"{program}: {message}", file=sys.stderr)
 
 
 @contextmanager
