@@ -16,7 +16,7 @@ from bench.nbest.corpus import write_nbest
 from bench.nbest.file import NBestFile, read_nbest
 from bench.nbest.recognition import header_of
 from runtime.commands.console import EXIT_DONE
-from runtime.commands.options import add_pipeline_arguments, make_pipeline
+from runtime.commands.options import add_server_pipeline_arguments, make_pipeline
 from runtime.errors import ManifestError, NBestFileError, SettingsError
 from runtime.files.write_whole import write_json
 from runtime.pipeline import MultimodalASR
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for nbest.jsonl, retune.json and, where it is better, fusion.json",
     )
     add_tuning_arguments(parser)
-    add_pipeline_arguments(parser)
+    add_server_pipeline_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fusion is not None and Path(args.fusion).resolve() == place.resolve():
         raise SettingsError(f"--fusion is {args.fusion}, where a proposal would go; give another --output")
     utterances, rows, rejected = _corrections(args.corrections, args.speaker)
-    asr = make_pipeline(args)
+    asr = make_pipeline(args, alpha=args.alpha)
     current = replace(asr.fusion, alpha=asr.alpha)
     options = replace(tune_options(args), asr_score=current.asr_score)
     retuning = retune(_lists(asr, utterances, args.output / "nbest.jsonl"), current, options)

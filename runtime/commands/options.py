@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 from runtime.audio.segmentation import DEFAULT_PAUSE_S
 from runtime.bundle.bundle import Bundle
@@ -14,7 +15,9 @@ from runtime.sessions.opening import open_sessions
 from runtime.sessions.tensorrt.engines import EngineSettings
 from runtime.speech_gate.gate import DEFAULT_GATE, SpeechGate
 from runtime.whisper.beam_settings import DISTINCT
-from runtime.whisper.short_encoder import WINDOWS
+from runtime.whisper.short_encoder import WINDOWS, Window
+
+SERVER_WINDOW: Final[Window] = "auto"  # somebody waits for the answer
 
 
 def add_session_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -61,6 +64,13 @@ def add_alpha_argument(parser: argparse.ArgumentParser) -> None:
         type=float,
         help=f"weight of the picture, 0 to 1 (default: that of --fusion, else {DEFAULT_ALPHA})",
     )
+
+
+def add_server_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all that makes a server's pipeline: the same options, its own window, and alpha."""
+    add_pipeline_arguments(parser)
+    parser.set_defaults(window=SERVER_WINDOW)
+    add_alpha_argument(parser)
 
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Final
 
 from runtime.commands.console import EXIT_DONE, EXIT_FAULT
-from runtime.commands.options import add_alpha_argument, add_pipeline_arguments, make_pipeline
+from runtime.commands.options import add_server_pipeline_arguments, make_pipeline
 from runtime.errors import SettingsError
 from runtime.pipeline import MultimodalASR
 from runtime.server.correction_store import CorrectionStore
@@ -36,9 +36,7 @@ LIMIT_OPTIONS: Final = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `python -m runtime serve`."""
-    add_pipeline_arguments(parser)
-    parser.set_defaults(window="auto")
-    add_alpha_argument(parser)
+    add_server_pipeline_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default %(default)s)")
     parser.add_argument(
         "--port", type=int, default=8000, help="port to listen at; 0 for any (default %(default)s)"

@@ -1,5 +1,6 @@
 """Tuning on corrections: proposed where held-out people gain, refused with a reason elsewhere."""
 
+import argparse
 import json
 from dataclasses import replace
 
@@ -7,12 +8,15 @@ import numpy as np
 import pytest
 
 from bench.commands.main import main
+from bench.commands.retune import add_arguments as add_retune_arguments
 from bench.corrections.effort import effort
 from bench.corrections.retune import BIAS, retune
 from bench.manifest import read_manifest
 from bench.nbest.file import NBestFile, NBestHeader, NBestHypothesis, NBestUtterance, read_nbest
 from bench.tuning.options import TuneOptions
 from bench.tuning.selection import runtime_choices
+from runtime.commands import serve
+from runtime.commands.options import add_server_pipeline_arguments
 from runtime.fusion_settings import FusionSettings
 from runtime.server.correction_store import Correction, CorrectionStore, SentFile
 from tests.conftest import POCKET
@@ -240,6 +244,11 @@ def test_the_command(pocket_bundle, kept, tmp_path, capsys):
     assert main([*command, "--num-beams", "2"]) == 0
     assert {len(u.hypotheses) for u in read_nbest(output / "nbest.jsonl").utterances} == {2}
 
+    assert main([*command, "--alpha", "0"]) == 0  # as a server without the picture runs
+    report = json.loads((output / "retune.json").read_text())
+    assert report["current"]["alpha"] == 0
+    assert report["overall"]["current"] == report["overall"]["speech_only"]
+
     assert main([*command, "--speaker", "s2"]) == 0
     assert json.loads((output / "retune.json").read_text())["corrections"] == 2
     capsys.readouterr()
@@ -249,6 +258,20 @@ def test_the_command(pocket_bundle, kept, tmp_path, capsys):
     assert "give another --output" in capsys.readouterr().err
     assert main(["retune", "--corrections", str(tmp_path), "--bundle", bundle, "--output", str(output)]) != 0
     assert "--corrections" in capsys.readouterr().err
+
+
+def test_the_pipeline_is_by_default_the_server_s():
+    server, retuning, other = (argparse.ArgumentParser() for _ in range(3))
+    serve.add_arguments(server)
+    add_retune_arguments(retuning)
+    add_server_pipeline_arguments(other)
+    needed = ["--bundle", "b"]
+    served = vars(server.parse_args(needed))
+    compared = vars(retuning.parse_args([*needed, "--corrections", "c", "--output", "o"]))
+    options = vars(other.parse_args(needed))
+    assert {"alpha", "window", "distinct", "fusion"} <= set(options)
+    assert {name: compared[name] for name in options} == {name: served[name] for name in options}
+    assert compared["window"] == "auto"
 
 
 def test_bench_tune_reads_the_folder_as_it_is(pocket_bundle, kept, tmp_path):
