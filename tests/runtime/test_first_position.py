@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from export import cli as export_cli
+from export import random_checkpoints as architectures
 from runtime.audio.segmentation import Segment
 from runtime.pipeline import MultimodalASR
 from runtime.recognizer import Utterance
@@ -71,6 +73,37 @@ def test_a_known_language_costs_no_run_of_its_own(pocket_asr, monkeypatch):
     np.testing.assert_allclose(together, own_run, rtol=1e-4)
     np.testing.assert_allclose(alone, own_run, rtol=1e-4)
     assert 0.0 < min(together) < max(together) < 1.0
+
+
+@pytest.fixture(scope="module")
+def multilingual(tmp_path_factory):
+    """A miniature with random weights, and the languages and the vocabulary of the published checkpoints."""
+    output = tmp_path_factory.mktemp("multilingual") / "bundle"
+    sizes = {
+        "WHISPER": {"whisper-miniature": architectures.WhisperDimensions(64, 1, 1)},
+        "CLIP": {"clip-miniature": (64, 1, 64, 1, 32, 64)},
+    }
+    arguments = ["--architecture", "whisper-miniature", "--clip-architecture", "clip-miniature"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, table in sizes.items():
+            patch.setattr(architectures, name, table)
+        assert export_cli.main([*arguments, "--output", str(output), "--precision", "fp32"]) == 0
+    return MultimodalASR(output, providers="cpu", threads=1, num_beams=2, max_new_tokens=4, speech_gate=None)
+
+
+@pytest.mark.parametrize("known", [(), (1,)], ids=["all are detected", "one is known"])
+def test_where_the_language_is_detected_the_probability_is_read_with_it(multilingual, known):
+    utterances = sounding(multilingual)
+    whisper = multilingual.whisper
+    features = whisper.features([each.segment.waveform for each in utterances])
+    probabilities, languages = astuple(whisper.first_position(whisper.encode(features)))
+    assert 0.0 < probabilities.min() < probabilities.max() < 1.0
+    for place in known:
+        utterances[place] = replace(utterances[place], language="tr")
+        languages[place] = "tr"
+    found = multilingual.recognizer.recognise(utterances)
+    np.testing.assert_allclose([each.no_speech_prob for each in found], probabilities, rtol=1e-4)
+    assert [each.language for each in found] == languages
 
 
 def test_a_checkpoint_without_the_token_has_no_probability(pocket_bundle):
