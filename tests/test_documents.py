@@ -8,6 +8,8 @@ from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+CODE = re.compile(r"`([^`\n]+)`")
+PLACE = re.compile(r"(?:runtime|export|bench|tests|docs)/[\w./*{},-]+|test_\w+\.py")
 LONGEST = 80  # lines
 
 
@@ -15,6 +17,30 @@ LONGEST = 80  # lines
 def test_links_lead_somewhere(page):
     links = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page):
+    """`test_*.py`, and paths of the repository, also with `*` or `{a,b}`."""
+    quoted = [word for code in CODE.findall(page.read_text(encoding="utf-8")) for word in code.split()]
+    named = {word for word in quoted if PLACE.fullmatch(word)}
+    assert not {word for word in named for path in _spelled_out(word) if not any(ROOT.glob(path))}
+
+
+@pytest.mark.parametrize("package", ["runtime", "export", "bench"])
+def test_tests_that_comments_name_exist(package):
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / package).rglob("*.py")]
+    named = {name for source in sources for name in re.findall(r"\btests/[\w/]+\.py", source)}
+    assert not {name for name in named if not (ROOT / name).is_file()}
+
+
+def _spelled_out(word: str) -> list[str]:
+    """Return the patterns of a path, from the root."""
+    if braces := re.search(r"{(.+?)}", word):
+        return [
+            path for name in braces[1].split(",") for path in _spelled_out(word.replace(braces[0], name, 1))
+        ]
+    return [word if "/" in word else f"tests/**/{word}"]
 
 
 def test_pages_for_users_are_short():

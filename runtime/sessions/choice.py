@@ -27,7 +27,7 @@ Device = Literal["cpu", "cuda"]
 ON_PROCESSOR: Final = ("cpu", "openvino")  # providers that need no GPU
 
 # y = relu(x @ x) for float32 x of shape (2, 2), opset 17: the smallest proof that a provider computes.
-# `tests/test_providers.py` builds the same model with the onnx package.
+# `tests/runtime/test_sessions.py` builds the same model with the onnx package.
 PROBE_MODEL: Final = bytes.fromhex(
     "080812003a5a0a150a01780a017812016d1a026d3022064d61744d756c0a100a016d1201791a027230220452656c7512"
     "0570726f62655a130a0178120e0a0c080112080a0208020a02080262130a0179120e0a0c080112080a0208020a020802"
