@@ -43,6 +43,36 @@ def _spelled_out(word: str) -> list[str]:
     return [word if "/" in word else f"tests/**/{word}"]
 
 
+# Folders of docs/tree.md that are described by words, not by their modules.
+IN_WORDS = {"bench", "bench/scale", "bench/tuning", "bench/measure", "bench/pocket", "tests"}
+
+
+def test_the_plan_of_the_tree_names_every_module():
+    plan = (ROOT / "docs" / "tree.md").read_text(encoding="utf-8").split("```")[1]
+    named = _modules_named(plan)
+    assert set(named) > IN_WORDS | {"runtime/sessions/tensorrt", "export/graphs", "bench/nbest"}
+    for folder in set(named) - IN_WORDS:
+        inside = {path.stem for path in (ROOT / folder).glob("*.py") if not path.stem.startswith("__")}
+        packages = {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+        packages -= {name for name in packages if f"{folder}/{name}" in named}  # have a line of their own
+        assert set(named[folder]) == inside | packages, folder
+
+
+def _modules_named(plan: str) -> dict[str, list[str]]:
+    """Return the words after each folder and its description; two spaces of indentation are a level."""
+    named: dict[str, list[str]] = {}
+    places: list[str] = []
+    for line in plan.strip("\n").splitlines():
+        if found := re.match(r"( *)(\w+)/(?: +(?:.*: )?(.*))?$", line):
+            indentation, name, text = found.groups(default="")
+            places = [*places[: len(indentation) // 2], name]
+        else:
+            text = line
+        words = re.sub(r"\(\[.*\)\)|\(.*?\)", "", text)
+        named.setdefault("/".join(places), []).extend(re.findall(r"\w+", words))
+    return named
+
+
 def test_pages_for_users_are_short():
     lengths = {
         page.name: len(page.read_text(encoding="utf-8").splitlines()) for page in (ROOT / "docs").glob("*.md")
