@@ -48,6 +48,12 @@ def test_the_runtime_alone_transcribes(pocket_bundle, tmp_path):
     assert answer["transcription"]
 
 
+def test_no_version_of_python_is_claimed_that_nobody_has_tried():
+    claimed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    untried = re.findall(r"nobody has tried it .* with (3\.\d+)", (ROOT / "README.md").read_text())
+    assert not [name for name in claimed if name.split(" :: ")[-1] in untried]
+
+
 @pytest.mark.parametrize("image", ["cpu", "gpu"])
 def test_the_images_hold_the_runtime_alone_and_say_how_it_is_called(image):
     text = (ROOT / f"Dockerfile.{image}").read_text()
