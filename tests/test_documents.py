@@ -43,6 +43,13 @@ def _spelled_out(word: str) -> list[str]:
     return [word if "/" in word else f"tests/**/{word}"]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_package_is_installed_from_its_folder(page):
+    """It is on no index: 'earsight[…]' adds an extra to what is installed, as messages ask for."""
+    if page.name != "errors.md":  # which quotes messages
+        assert "pip install 'earsight" not in page.read_text(encoding="utf-8")
+
+
 # Folders of docs/tree.md that are described by words, not by their modules.
 IN_WORDS = {"bench", "bench/scale", "bench/tuning", "bench/measure", "bench/pocket", "tests"}
 
