@@ -59,12 +59,14 @@ def load_model(source: Source) -> WhisperForConditionalGeneration:
     config = weights.config()
     state = weights.state(config)
     vocabulary = WhisperVocabulary(read_tokenizer(folder, config.vocab_size), config.vocab_size, source.name)
+    path = folder / "config.json"
+    vocabulary.require_languages(_ids(settings, "lang_ids", path, config.vocab_size), str(path))
     vocabulary.complete_config(config)
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(config)
     model.load_state_dict(state, assign=True, strict=False)  # `state` is complete; proj_out is tied
     model.tie_weights()
-    model.generation_config = _generation(settings, folder / "config.json", config)
+    model.generation_config = _generation(settings, path, config)
     complete_generation(source.name, model.generation_config, config, vocabulary)
     return model
 

@@ -38,8 +38,10 @@ def complete_generation(
         vocabulary: Of the checkpoint's tokenizer.
 
     Raises:
-        CheckpointError: A token, language or task is not one of the checkpoint's.
+        CheckpointError: A token, language or task is not one of the checkpoint's, or the tokenizer is of
+            another checkpoint.
     """
+    vocabulary.require_same_ids(generation)
     for settings in (config, generation):
         settings.eos_token_id = _one_end(name, settings.eos_token_id, config.vocab_size, vocabulary)
     for key in ("suppress_tokens", "begin_suppress_tokens"):

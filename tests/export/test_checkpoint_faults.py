@@ -295,7 +295,6 @@ def test_the_language_of_the_settings_is_the_default(multilingual, tmp_path):
     [
         ({"lang_to_id": {"english": 5}}, "generation_config.json: lang_to_id names 'english'"),
         ({"max_length": -3}, "generation_config.json: max_length is -3"),
-        ({"decoder_start_token_id": 99999}, "decoder_start_token_id is 99999"),
     ],
 )
 def test_settings_that_the_runtime_would_refuse_are_refused_at_once(changes, match, multilingual, tmp_path):
@@ -305,6 +304,56 @@ def test_settings_that_the_runtime_would_refuse_are_refused_at_once(changes, mat
         tokens_of(folder, tmp_path)
     assert str(caught.value).startswith(f"{folder}: ")
     assert str(caught.value).endswith("; correct it in the checkpoint")
+
+
+LARGE_V3 = {"task_to_id": {"transcribe": 50360, "translate": 50359}, "no_timestamps_token_id": 50364}
+
+
+@pytest.mark.parametrize(
+    ("changes", "mention"),
+    [
+        (LARGE_V3, "no_timestamps_token_id is 50364, by the tokenizer <|notimestamps|> is 50363"),
+        ({"task_to_id": LARGE_V3["task_to_id"]}, "task_to_id['transcribe'] is 50360, by the tokenizer"),
+        ({"task_to_id": {"translate": "50358"}}, "task_to_id['translate'] is '50358', by the tokenizer"),
+        (
+            {"lang_to_id": {"<|de|>": 50260}},
+            "lang_to_id['<|de|>'] is 50260, by the tokenizer",
+        ),
+        ({"lang_to_id": {"<|yue|>": 50358}}, "by the tokenizer 50358 is '<|translate|>'"),
+        ({"eos_token_id": 50256}, "eos_token_id is 50256, by the tokenizer <|endoftext|> is 50257"),
+        ({"decoder_start_token_id": 50257}, "by the tokenizer <|startoftranscript|> is 50258"),
+        ({"decoder_start_token_id": 99999}, "decoder_start_token_id is 99999"),
+    ],
+)
+def test_the_tokenizer_of_another_whisper_is_refused(changes, mention, multilingual, tmp_path):
+    """As of large-v3 with the tokenizer of large-v2, whose <|transcribe|> is large-v3's <|translate|>."""
+    folder = Path(shutil.copytree(multilingual, tmp_path / "c"))
+    change(folder / "generation_config.json", **changes)
+    refused(
+        folder, "the tokenizer is of another Whisper", mention, "WhisperTokenizerFast.from_pretrained(base)"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lang_to_id": {"<|de|>": 50261}, "task_to_id": {"transcribe": 50359}},
+        {"lang_to_id": ..., "task_to_id": ..., "no_timestamps_token_id": ...},
+        {"task_to_id": {"transcribe": 50359, "summarise": 5}},
+        {"is_multilingual": False, "lang_to_id": {"<|de|>": 50260}, "task_to_id": {"transcribe": 7}},
+    ],
+)
+def test_ids_that_agree_are_left_open_or_are_not_used_are_fine(changes, multilingual, tmp_path):
+    folder = Path(shutil.copytree(multilingual, tmp_path / "c"))
+    change(folder / "generation_config.json", **changes)
+    load_whisper(Source(str(folder)))
+
+
+@pytest.mark.parametrize("key", ["lang_to_id", "task_to_id"])
+def test_ids_that_are_no_object_are_named(key, multilingual, tmp_path):
+    folder = Path(shutil.copytree(multilingual, tmp_path / "c"))
+    change(folder / "generation_config.json", **{key: [1, 2]})
+    refused(folder, f"{key} is '[1, 2]'; expected an object of names and token ids")
 
 
 def test_a_config_of_ctranslate2_without_its_weights_says_what_is_missing(tmp_path):

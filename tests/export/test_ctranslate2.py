@@ -391,6 +391,15 @@ def test_settings_out_of_range_are_named(settings, match, variables, tmp_path):
     refused(write_folder(tmp_path / "c", WHISPER, data, settings=settings), match)
 
 
+def test_a_language_that_is_none_by_the_tokenizer_is_refused(variables, tmp_path):
+    """As of large-v3 with the tokenizer of large-v2, whose <|translate|> is large-v3's last language."""
+    data = model_bytes(variables, ALIASES)
+    folder = write_folder(tmp_path / "c", WHISPER, data, settings={"lang_ids": [418, 419]})
+    refused(folder, r"another Whisper: by .*config\.json 419 is a language, by the tokenizer it is <\|transl")
+    (folder / "config.json").write_text(json.dumps({"lang_ids": [418]}))
+    loaded(folder)
+
+
 @pytest.mark.parametrize("heads", [[[9, 9]], [1], 1, None])
 def test_alignment_heads_of_another_model_are_left_out(heads, variables, tmp_path):
     data = model_bytes(variables, ALIASES)
