@@ -1,7 +1,8 @@
 """Checkpoints in Hugging Face's format: a hub id or a folder, through `from_pretrained`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +17,11 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from export.sources.folder_check import require_no_adapter, require_readable_tokenizer, require_whisper_files
 from export.sources.source import Source
-from export.sources.weight_check import require_finite, require_fitting_names
+from export.sources.weight_check import OUTPUT, require_finite, require_fitting_names, tie_output
 from export.sources.whisper_generation import complete_generation
 from export.sources.whisper_vocabulary import WhisperVocabulary
 from runtime.errors import CheckpointError
@@ -35,10 +37,15 @@ def load_whisper(source: Source) -> WhisperForConditionalGeneration:
     Raises:
         CheckpointError: It cannot be found or read, is no Whisper, or is damaged.
     """
-    _require_type(source, "whisper")
+    config = _require_type(source, "whisper")
     require_whisper_files(source)
     tokenizer, _ = load_whisper_tokenizer(source)
-    model = _load_model(source, "Whisper checkpoint", WhisperForConditionalGeneration)
+    tied = bool(config.tie_word_embeddings)
+    config.tie_word_embeddings = False  # tied, an output layer in the file would be passed over silently
+    kind = WhisperForConditionalGeneration
+    model, has_output = _load_model(source, "Whisper checkpoint", kind, output_is_tied=tied, config=config)
+    if tied:
+        tie_output(source.name, model, has_output)
     config = model.config
     if config.d_model % config.decoder_attention_heads or config.d_model % config.encoder_attention_heads:
         raise CheckpointError(
@@ -77,7 +84,8 @@ def load_clip(source: Source) -> CLIPModel:
         CheckpointError: It cannot be found or read, or is no CLIP.
     """
     _require_type(source, "clip")
-    return _load_model(source, "CLIP checkpoint", CLIPModel)
+    model, _ = _load_model(source, "CLIP checkpoint", CLIPModel)
+    return model
 
 
 def load_clip_processor(source: Source) -> Any:
@@ -100,22 +108,49 @@ def load_clip_tokenizer(source: Source) -> CLIPTokenizerFast:
     return _load(source, "tokenizer", CLIPTokenizerFast.from_pretrained)
 
 
-def _load_model(source: Source, what: str, model: Any) -> Any:
-    """Load weights in float32 that all have a place in the model, and a place each."""
-    loaded, info = _load(
-        source,
-        what,
-        model.from_pretrained,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
-    )
-    require_fitting_names(source.name, loaded, info)
+def _load_model(
+    source: Source, what: str, model: Any, output_is_tied: bool = False, **options: Any
+) -> tuple[Any, bool]:
+    """Load weights in float32 that all have a place in the model, and a place each.
+
+    Args:
+        source: Where from.
+        what: Of the checkpoint, for messages.
+        model: Class of the model.
+        output_is_tied: Whether the output layer may be left out.
+        **options: Of `from_pretrained`.
+
+    Returns:
+        The model, and whether it has an output layer from the file.
+    """
+    with _no_warnings():
+        loaded, info = _load(
+            source,
+            what,
+            model.from_pretrained,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **options,
+        )
+    require_fitting_names(source.name, loaded, info, output_is_tied)
     require_finite(source.name, loaded)
-    return loaded
+    return loaded, OUTPUT not in info["missing_keys"]
 
 
-def _require_type(source: Source, model_type: str) -> None:
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Leave out what transformers says about weights that do not fit: they are refused by name."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def _require_type(source: Source, model_type: str) -> Any:
+    """Return the configuration, which is of this type."""
     require_no_adapter(source)
     # Without the file, transformers would guess the type from the folder's name.
     if source.is_folder and not (Path(source.name) / "config.json").is_file():
@@ -127,6 +162,7 @@ def _require_type(source: Source, model_type: str) -> None:
         raise CheckpointError(
             f"{source.name} is a checkpoint of type {config.model_type!r}; expected {model_type!r}"
         )
+    return config
 
 
 def _load(source: Source, what: str, load: Callable[..., Loaded], **options: Any) -> Loaded:

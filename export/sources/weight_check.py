@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from transformers import WhisperForConditionalGeneration
 
 from runtime.errors import CheckpointError
 
 SHOWN: Final = 3
-# Names that older versions of transformers wrote and newer ones compute, or that are tied to another.
-IGNORABLE: Final = ("position_ids", "proj_out.weight")
+IGNORABLE: Final = "position_ids"  # older versions of transformers wrote them, newer ones compute them
+OUTPUT: Final = "proj_out.weight"  # of Whisper; tied to the embedding as a rule
 # What the weights' names tell about how they were saved, and the mend.
 MERGE: Final = (
     "merge the adapter first: `PeftModel.from_pretrained(base, adapter).merge_and_unload()"
@@ -32,18 +33,23 @@ SIGNS: Final = (
 )
 
 
-def require_fitting_names(name: str, model: torch.nn.Module, info: Mapping[str, Any]) -> None:
+def require_fitting_names(
+    name: str, model: torch.nn.Module, info: Mapping[str, Any], output_is_tied: bool = False
+) -> None:
     """Refuse weights that are missing, left over or of another shape.
 
     Args:
         name: Of the checkpoint, for messages.
         model: As loaded.
         info: What `from_pretrained(…, output_loading_info=True)` returns beside the model.
+        output_is_tied: Whether Whisper's output layer may be missing, its embedding being it.
 
     Raises:
         CheckpointError: Names the first weights, how many there are, and the mend.
     """
     missing, unexpected = (_names(info.get(key, ())) for key in ("missing_keys", "unexpected_keys"))
+    if output_is_tied:
+        missing = [key for key in missing if key != OUTPUT]
     shapes = {key: tuple(weight.shape) for key, weight in model.state_dict().items()}
     mismatched = [f"{key}, expected {shapes[key]}" for key in sorted(info.get("mismatched_keys", ()))]
     faults = [
@@ -54,10 +60,35 @@ def require_fitting_names(name: str, model: torch.nn.Module, info: Mapping[str, 
     if not faults:
         return
     mend = next((mend for sign, mend in SIGNS if any(_has(sign, key) for key in unexpected)), None)
+    if missing == [OUTPUT]:
+        mend = (
+            "a model without its output layer; if the embedding is the output layer, set "
+            '"tie_word_embeddings": true in config.json'
+        )
     meaning = f"this is {mend}" if mend else "save the whole model again: `model.save_pretrained(folder)`"
     raise CheckpointError(
         f"{name}: of the weights that config.json asks for, or that are there, {', '.join(faults)}; {meaning}"
     )
+
+
+def tie_output(name: str, model: WhisperForConditionalGeneration, has_output: bool) -> None:
+    """Make the embedding the output layer, as `config.json` says.
+
+    Args:
+        name: Of the checkpoint, for messages.
+        model: As loaded, not tied.
+        has_output: Whether the checkpoint holds an output layer, too.
+
+    Raises:
+        CheckpointError: It does, and it differs from the embedding: transformers would drop it.
+    """
+    if has_output and not torch.equal(model.proj_out.weight, model.model.decoder.embed_tokens.weight):
+        raise CheckpointError(
+            f"{name}: {OUTPUT} differs from the embedding, and config.json says that they are one: if it was "
+            'trained, set "tie_word_embeddings": false in config.json; if not, leave it out of the weights'
+        )
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
 
 
 def require_finite(name: str, model: torch.nn.Module) -> None:

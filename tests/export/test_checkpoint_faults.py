@@ -135,6 +135,51 @@ def test_weights_that_newer_versions_compute_or_tie_are_fine(load, tmp_path):
     load(Source(str(folder)))
 
 
+OUTPUT, EMBEDDING = "proj_out.weight", "model.decoder.embed_tokens.weight"
+
+
+def save_with_output(folder, how):
+    """Save the pocket checkpoint with an output layer of its own, in one file, in shards or pickled."""
+    weights = load_file(WHISPER / "model.safetensors")
+    weights[OUTPUT] = weights[EMBEDDING].flip(0).clone()
+    if how == "one file":
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return weights[OUTPUT]
+    (folder / "model.safetensors").unlink()
+    if how == "pickled":
+        torch.save(weights, folder / "pytorch_model.bin")
+        return weights[OUTPUT]
+    output = {OUTPUT: weights.pop(OUTPUT)}
+    shards = {"model-00001-of-00002.safetensors": weights, "model-00002-of-00002.safetensors": output}
+    for name, shard in shards.items():
+        save_file(shard, folder / name, metadata={"format": "pt"})
+    places = {key: name for name, shard in shards.items() for key in shard}
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return output[OUTPUT]
+
+
+@pytest.mark.parametrize("how", ["one file", "shards", "pickled"])
+def test_a_trained_output_layer_is_kept_or_refused(how, checkpoint):
+    output = save_with_output(checkpoint, how)
+    refused(checkpoint, "proj_out.weight differs from the embedding", '"tie_word_embeddings": false')
+    change(checkpoint / "config.json", tie_word_embeddings=False)
+    model = load_whisper(Source(str(checkpoint)))
+    assert torch.equal(model.proj_out.weight, output.float())
+    assert not model.config.tie_word_embeddings
+
+
+def test_an_output_layer_of_its_own_that_is_missing_is_refused(checkpoint):
+    change(checkpoint / "config.json", tie_word_embeddings=False)
+    refused(checkpoint, "1 missing (proj_out.weight)", '"tie_word_embeddings": true')
+
+
+def test_an_ordinary_output_layer_is_the_embedding():
+    model = load_whisper(Source(str(WHISPER)))
+    assert model.proj_out.weight is model.model.decoder.embed_tokens.weight
+    assert model.config.tie_word_embeddings
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(
     ("load", "name"),
