@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -17,15 +17,19 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperTokenizerFast,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from export.sources.folder_check import require_no_adapter, require_readable_tokenizer, require_whisper_files
 from export.sources.source import Source
 from export.sources.weight_check import OUTPUT, require_finite, require_fitting_names, tie_output
 from export.sources.whisper_generation import complete_generation
+from export.sources.whisper_tokenizer import reason
 from export.sources.whisper_vocabulary import WhisperVocabulary
-from runtime.errors import CheckpointError
+from runtime.bundle.json_files import read_json_object
+from runtime.errors import BundleError, CheckpointError
 
+GENERATION: Final = "generation_config.json"
 logger = logging.getLogger(__name__)
 
 Loaded = TypeVar("Loaded")
@@ -39,6 +43,7 @@ def load_whisper(source: Source) -> WhisperForConditionalGeneration:
     """
     config = _require_type(source, "whisper")
     require_whisper_files(source)
+    _require_readable_generation(source)
     tokenizer, _ = load_whisper_tokenizer(source)
     tied = bool(config.tie_word_embeddings)
     config.tie_word_embeddings = False  # tied, an output layer in the file would be passed over silently
@@ -106,6 +111,27 @@ def load_clip_tokenizer(source: Source) -> CLIPTokenizerFast:
     """
     require_readable_tokenizer(source)
     return _load(source, "tokenizer", CLIPTokenizerFast.from_pretrained)
+
+
+def _require_readable_generation(source: Source) -> None:
+    """Refuse damaged generation settings, which transformers takes for absent ones.
+
+    Raises:
+        CheckpointError: The file is there and no JSON object.
+    """
+    missing_is_fine = dict.fromkeys(
+        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
+    )
+    path = _load(source, GENERATION, cached_file, filename=GENERATION, **missing_is_fine)
+    if path is None:
+        return
+    try:
+        read_json_object(Path(path))
+    except BundleError as error:
+        raise CheckpointError(
+            f"{source.name}: {GENERATION} cannot be read: {reason(error)}; copy it again from the checkpoint "
+            "that training began with, or remove it, and its settings follow from the tokenizer"
+        ) from error
 
 
 def _load_model(

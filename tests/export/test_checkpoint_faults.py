@@ -272,6 +272,22 @@ def test_an_end_that_is_no_token_is_refused(checkpoint):
     refused(checkpoint, "eos_token_id is [99999]; expected a token id from 0 to 725")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"max_length": 64,}',
+        '{"max_length": 6',
+        "version https://git-lfs.github.com/spec/v1\noid",
+        "[]",
+    ],
+)
+def test_damaged_generation_settings_are_not_taken_for_absent_ones(content, checkpoint):
+    (checkpoint / "generation_config.json").write_text(content)
+    refused(checkpoint, "generation_config.json cannot be read: ", "or remove it")
+    (checkpoint / "generation_config.json").unlink()
+    load_whisper(Source(str(checkpoint)))
+
+
 @pytest.mark.parametrize("stated", [[-1], None, []])
 def test_nothing_may_be_suppressed(stated, checkpoint, tmp_path):
     change(checkpoint / "generation_config.json", suppress_tokens=stated, begin_suppress_tokens=stated)
