@@ -68,7 +68,8 @@ class LogMelExtractor:
 
         Raises:
             BundleNotFoundError: There is no such file.
-            BundleError: A setting has the wrong type or an impossible value, or dither is asked for.
+            BundleError: A setting has the wrong type or an impossible value, or dither or padding on the
+                left is asked for.
         """
         path = Path(folder) / CONFIG_FILE
         config = read_json_object(path)
@@ -78,6 +79,11 @@ class LogMelExtractor:
         if dither != 0.0:
             raise BundleError(
                 f"{path}: dither is {dither}; only 0 is supported, since dither makes results random"
+            )
+        if (side := config.get("padding_side")) not in (None, "right"):
+            raise BundleError(
+                f"{path}: padding_side is {side!r}; only 'right' is supported, since Whisper's speech begins "
+                "with the window"
             )
         n_fft = whole_number_from(config, "n_fft", 400, 2, 16_384, path)
         hop_length = whole_number_from(config, "hop_length", 160, 1, n_fft, path)

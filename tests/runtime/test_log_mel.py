@@ -182,6 +182,7 @@ def test_unusable_waveforms(waveform):
     ("change", "words"),
     [
         ({"dither": 1e-4}, "dither"),
+        ({"padding_side": "left"}, "padding_side is 'left'; only 'right'"),
         ({"feature_size": 0}, "feature_size"),
         ({"feature_size": 80.5}, "whole"),
         ({"hop_length": "160"}, "hop_length"),
