@@ -12,6 +12,7 @@ from export.sources.source import Source
 from export.sources.whisper_generation import generation_json
 from export.sources.whisper_tokenizer import read_tokenizer
 from runtime.errors import BundleError, CheckpointError
+from runtime.whisper.log_mel import LogMelExtractor
 from runtime.whisper.tokens import WhisperTokens
 
 __all__ = ["Source", "load_clip", "load_whisper", "save_clip_settings", "save_whisper_settings"]
@@ -51,13 +52,14 @@ def save_whisper_settings(source: Source, model: PreTrainedModel, folder: Path) 
         features = ctranslate2.load_feature_extractor(source, model.config)
         tokenizer, cleans_up = read_tokenizer(Path(source.name), model.config.vocab_size), False
     else:
-        features = huggingface.load_whisper_features(source)
+        features = huggingface.load_whisper_features(source, model.config)
         tokenizer, cleans_up = huggingface.load_whisper_tokenizer(source)
     features.save_pretrained(folder)
     _save_tokenizer(tokenizer, folder)
     clean_up = {"clean_up_tokenization_spaces": cleans_up}
     (folder / "tokenizer_config.json").write_text(json.dumps(clean_up), encoding="utf-8")
     try:  # what the runtime would refuse is better known now
+        LogMelExtractor.from_folder(folder)
         WhisperTokens.from_folder(folder)
     except BundleError as error:
         fault = str(error).replace(f"{folder}/", "").partition("; export the bundle")[0]

@@ -19,6 +19,7 @@ from transformers import (
 from export.sources.ctranslate2_file import MEND, read_model_file
 from export.sources.ctranslate2_weights import Weights
 from export.sources.source import Source
+from export.sources.whisper_features import require_fitting_features
 from export.sources.whisper_generation import complete_generation
 from export.sources.whisper_tokenizer import read_tokenizer
 from export.sources.whisper_vocabulary import WhisperVocabulary
@@ -86,23 +87,13 @@ def load_feature_extractor(source: Source, config: WhisperConfig) -> WhisperFeat
                 "seconds; add the checkpoint's preprocessor_config.json to the folder"
             )
         return WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=seconds)
+    mend = "remove it, and the settings are taken from the weights"
+    path = folder / "preprocessor_config.json"
     try:
         extractor = WhisperFeatureExtractor.from_pretrained(source.name)
-        fits = (extractor.feature_size, extractor.nb_max_frames) == (
-            config.num_mel_bins,
-            2 * config.max_source_positions,
-        )
     except Exception as error:  # transformers raises whatever the settings lead to
-        raise CheckpointError(
-            f"{folder / 'preprocessor_config.json'} cannot be read: {error}; remove it, and the settings are "
-            "taken from the weights"
-        ) from error
-    if not fits:
-        raise CheckpointError(
-            f"{folder / 'preprocessor_config.json'} says {extractor.feature_size} mel bands and "
-            f"{extractor.nb_max_frames} frames, the weights {config.num_mel_bins} and "
-            f"{2 * config.max_source_positions}; remove it, and the settings are taken from the weights"
-        )
+        raise CheckpointError(f"{path} cannot be read: {error}; {mend}") from error
+    require_fitting_features(path, extractor, config, mend)
     return extractor
 
 

@@ -9,7 +9,7 @@ from export.sources.weight_check import MERGE
 from export.sources.whisper_tokenizer import reason
 from runtime.bundle.json_files import read_json_object
 from runtime.bundle.tokenizer_files import load_tokenizer
-from runtime.errors import BundleError, CheckpointError
+from runtime.errors import BundleError, BundleNotFoundError, CheckpointError
 
 ADAPTER: Final = "adapter_config.json"
 TOKENIZER: Final = "tokenizer.json"
@@ -51,8 +51,18 @@ def require_whisper_files(source: Source) -> None:
     slow = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     if not (slow or (folder / TOKENIZER).is_file()):
         raise CheckpointError(f"{source.name} has no {TOKENIZER}; save the processor into it: {SAVE}")
-    if not any((folder / name).is_file() for name in FEATURES):
+    if not ((folder / FEATURES[0]).is_file() or _has_features(folder / FEATURES[1])):
         raise CheckpointError(f"{source.name} has no {FEATURES[0]}; save the processor into it: {SAVE}")
+
+
+def _has_features(path: Path) -> bool:
+    """Tell whether a processor's settings hold the features', for which transformers has silent defaults."""
+    try:
+        return isinstance(read_json_object(path).get("feature_extractor"), dict)
+    except BundleNotFoundError:
+        return False
+    except BundleError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}; save it again: {SAVE}") from error
 
 
 def require_readable_tokenizer(source: Source) -> None:

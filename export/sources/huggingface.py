@@ -13,6 +13,7 @@ from transformers import (
     AutoImageProcessor,
     CLIPModel,
     CLIPTokenizerFast,
+    WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperTokenizerFast,
@@ -20,9 +21,16 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from export.sources.folder_check import require_no_adapter, require_readable_tokenizer, require_whisper_files
+from export.sources.folder_check import (
+    FEATURES,
+    SAVE,
+    require_no_adapter,
+    require_readable_tokenizer,
+    require_whisper_files,
+)
 from export.sources.source import Source
 from export.sources.weight_check import OUTPUT, require_finite, require_fitting_names, tie_output
+from export.sources.whisper_features import require_fitting_features
 from export.sources.whisper_generation import complete_generation
 from export.sources.whisper_tokenizer import reason
 from export.sources.whisper_vocabulary import WhisperVocabulary
@@ -62,13 +70,21 @@ def load_whisper(source: Source) -> WhisperForConditionalGeneration:
     return model
 
 
-def load_whisper_features(source: Source) -> WhisperFeatureExtractor:
+def load_whisper_features(source: Source, config: WhisperConfig) -> WhisperFeatureExtractor:
     """Load the settings of Whisper's features.
 
+    Args:
+        source: The checkpoint.
+        config: Of its model.
+
     Raises:
-        CheckpointError: They cannot be read.
+        CheckpointError: They cannot be read, or are of another model.
     """
-    return _load(source, "feature extractor", WhisperFeatureExtractor.from_pretrained)
+    extractor = _load(source, "feature extractor", WhisperFeatureExtractor.from_pretrained)
+    require_fitting_features(
+        f"{source.name}: {FEATURES[0]}", extractor, config, f"save the processor: {SAVE}"
+    )
+    return extractor
 
 
 def load_whisper_tokenizer(source: Source) -> tuple[Tokenizer, bool]:

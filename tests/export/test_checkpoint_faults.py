@@ -5,6 +5,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -230,6 +231,53 @@ def test_a_tokenizer_of_a_newer_version_is_named(checkpoint):
     refused(
         checkpoint, "saved by a newer version than tokenizers", "transformers 6.1.0", "save it again with"
     )
+
+
+# -- features ---------------------------------------------------------------------------
+
+
+def settings_of(source):
+    """Load a checkpoint and write its settings, as an export does."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_whisper_settings(source, load_whisper(source), Path(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "mention"),
+    [
+        (
+            {"feature_size": 80},
+            "says 80 mel bands and 600 frames, the weights 64 and 600; save the",
+        ),
+        (
+            {"chunk_length": 30},
+            "says 64 mel bands and 3000 frames, the weights 64 and 600; save the",
+        ),
+        ({"feature_extractor_type": "Wav2Vec2FeatureExtractor"}, "settings of Wav2Vec2FeatureExtractor"),
+        ({"dither": 0.1}, ": preprocessor_config.json: dither is 0.1"),
+        ({"n_fft": 401}, ": preprocessor_config.json: n_fft is 401"),
+        ({"padding_side": "left"}, ": preprocessor_config.json: padding_side is 'left'"),
+    ],
+)
+def test_features_that_are_not_the_weights_are_refused(changes, mention, checkpoint):
+    change(checkpoint / "preprocessor_config.json", **changes)
+    message = refused(checkpoint, mention, load=settings_of)
+    assert tempfile.gettempdir() not in message.replace(str(checkpoint), "")
+
+
+def test_a_processor_may_hold_the_features_and_must_hold_them(checkpoint, tmp_path):
+    features = json.loads((checkpoint / "preprocessor_config.json").read_text())
+    (checkpoint / "preprocessor_config.json").unlink()
+    path = checkpoint / "processor_config.json"
+    path.write_text(json.dumps({"processor_class": "WhisperProcessor", "feature_extractor": features}))
+    source = Source(str(checkpoint))
+    save_whisper_settings(source, load_whisper(source), tmp_path / "settings")
+    found = json.loads((tmp_path / "settings" / "preprocessor_config.json").read_text())
+    assert (found["feature_size"], found["chunk_length"]) == (64, 6)
+    path.write_text(json.dumps({"processor_class": "WhisperProcessor"}))
+    refused(checkpoint, "has no preprocessor_config.json", "save_pretrained(folder)")
+    path.write_text("{")
+    refused(checkpoint, "processor_config.json cannot be read", "save_pretrained(folder)")
 
 
 # -- settings ---------------------------------------------------------------------------
