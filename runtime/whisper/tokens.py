@@ -4,7 +4,6 @@ Every id is read from the checkpoint's own `config.json`, `generation_config.jso
 only the *spelling* of Whisper's special tokens is known here.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +16,10 @@ from runtime.bundle.tokenizer_files import clean_up, load_tokenizer, tokenizer_f
 from runtime.errors import BundleError, SettingsError
 from runtime.whisper.language_names import LANGUAGE_TOKEN, NAME_OF_CODE, language_code, language_hint
 from runtime.whisper.prompt_defaults import TASKS, PromptDefaults, read_prompt_defaults
-from runtime.whisper.word_keys import WordKeys
+from runtime.whisper.word_keys import TIMESTAMP, WordKeys
 
 MAX_POSITIONS = 1 << 16  # of the decoder; Whisper's published checkpoints have 448
 
-_TIMESTAMP_TEXT = re.compile(r"<\|\d+\.\d+\|>")
 _NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")  # the latter in checkpoints of 2022
 
 
@@ -168,7 +166,7 @@ class WhisperTokens:
             text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         if self._clean_up:
             text = clean_up(text)
-        return _TIMESTAMP_TEXT.sub("", text)
+        return TIMESTAMP.sub("", text)
 
 
 class _Reader:

@@ -1,17 +1,20 @@
 """What a half-written hypothesis has said so far, letter by letter, kept up to date token by token.
 
 Whisper's tokens are pieces of UTF-8, so that a piece may end inside a character. A key is the letters of all
-whole characters and the bytes of the unfinished one. Two hypotheses of the same key have said the same, case,
+whole characters and the bytes of the unfinished one. Tokens that fine-tuning added are whole words, spelt
+plainly. Two hypotheses of the same key have said the same, case,
 punctuation, hyphens and spacing aside.
 """
 
+import re
 from functools import cached_property
 from typing import Final, NamedTuple
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from runtime.whisper.words import letters
 
+TIMESTAMP: Final = re.compile(r"<\|\d+\.\d+\|>")
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -31,14 +34,15 @@ class WordKeys:
     """Extends keys by tokens.
 
     Args:
-        tokenizer: The checkpoint's, of byte-level pieces.
-        first_special: The first token that is no text: end of text, and all behind it.
+        tokenizer: The checkpoint's, of byte-level pieces and added tokens.
+        end: End of text, which says nothing whatever its spelling.
         language: Code of the language, whose rules of case count; None for those of most languages.
     """
 
-    def __init__(self, tokenizer: Tokenizer, first_special: int, language: str | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, end: int, language: str | None = None) -> None:
         self._tokenizer = tokenizer
-        self._first_special = first_special
+        self._end = end
+        self._added: dict[int, AddedToken] = tokenizer.get_added_tokens_decoder()
         self._language = language
         self._pieces: dict[int, tuple[bytes, str | None]] = {}
 
@@ -52,14 +56,23 @@ class WordKeys:
 
     def _read(self, token: int) -> tuple[bytes, str | None]:
         """Look a token up: its bytes, and its letters where it is made of whole characters."""
-        spelling = None if token >= self._first_special else self._tokenizer.id_to_token(token)
-        piece = b"".join(self._bytes_of(character) for character in spelling or "")
+        piece = self._bytes_of_token(token)
         text, rest = _decoded(piece)
         found = self._pieces[token] = (
             piece,
             None if rest or _REPLACEMENT in text else letters(text, self._language),
         )
         return found
+
+    def _bytes_of_token(self, token: int) -> bytes:
+        """Return what a token says: nothing if it is special or a timestamp, as in a decoded text."""
+        if token == self._end:
+            return b""
+        if (added := self._added.get(token)) is not None:  # spelt plainly
+            silent = added.special or TIMESTAMP.fullmatch(added.content)
+            return b"" if silent else str(added.content).encode()
+        spelling = self._tokenizer.id_to_token(token) or ""  # none: the embedding has more rows
+        return b"".join(self._bytes_of(character) for character in spelling)
 
     def _bytes_of(self, character: str) -> bytes:
         byte = self._bytes.get(character)

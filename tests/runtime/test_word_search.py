@@ -1,12 +1,16 @@
 """Lists that differ in words: against all sequences counted out, and against the list of tokens."""
 
 import itertools
+import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from runtime import MultimodalASR
 from runtime.audio.load import load_audio
@@ -14,6 +18,7 @@ from runtime.errors import BundleError, SettingsError
 from runtime.whisper.beam_search import beam_search
 from runtime.whisper.beam_settings import BeamSearchSettings
 from runtime.whisper.token_rules import TokenRules
+from runtime.whisper.tokens import WhisperTokens
 from runtime.whisper.word_keys import WordKey
 from runtime.whisper.word_search import word_beam_search
 from runtime.whisper.words import letters, lower, word_text
@@ -270,6 +275,24 @@ def test_a_character_in_two_tokens_counts_when_it_is_whole(pocket_asr):
     half = keys.extend(WordKey(), first)
     assert half == WordKey("", "é".encode()[:1])
     assert keys.extend(half, second) == WordKey(letters("é"))
+
+
+def test_words_that_fine_tuning_added_count(tmp_path):
+    """They stand behind the timestamps, spelt plainly: "Ł" stands for no byte, "ó" for one of its own."""
+    folder = Path(shutil.copytree(POCKET / "models" / "whisper", tmp_path / "whisper"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    first = tokenizer.get_vocab_size()
+    tokenizer.add_tokens([" Kraków", " Łódź"])
+    tokenizer.add_special_tokens(["<|speaker|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": first + 5}))
+    tokens = WhisperTokens.from_folder(folder)
+    keys = tokens.word_keys()
+    assert keys.extend(WordKey("to"), first) == WordKey("to" + letters("Kraków"))
+    assert keys.extend(WordKey("to"), first + 1) == WordKey("to" + letters("Łódź"))
+    silent = (first + 2, first + 4, tokens.eos_token_id, tokens.start_token_id, tokens.timestamp_begin)
+    assert {keys.extend(WordKey("to"), token) for token in silent} == {WordKey("to")}
 
 
 # -- the product -------------------------------------------------------------------------------------------
