@@ -118,7 +118,8 @@ def _measure(
     errors = []
     for probe in probes:
         positions = window.leading_positions(probe.end)
-        assert positions is not None  # the examples are short
+        if positions is None:
+            continue  # half of a window of 10 s is too much: such an utterance has it computed whole
         plan = window.plan(positions)
         own = full.run(None, {"input_features": probe.features.astype(np.float16 if half else np.float32)})
         cross = short.encode(probe.features, positions)

@@ -3,16 +3,24 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from transformers import WhisperForConditionalGeneration
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
 
 from export import cli as export_cli
 from export import random_checkpoints as architectures
+from export.bundle_writer import ExportRequest, write_bundle
+from export.checkpoints import Source
 from export.graphs.tensorrt_rules import check_tensorrt_operators
 from export.made_up_speech import babble, examples
 from export.modules.attention import AttentionForm
@@ -35,6 +43,7 @@ from runtime.whisper.short_window import (
     anchors_behind,
     is_worthwhile,
 )
+from tests.conftest import POCKET
 from tests.tools.padding_examples import POSITIONS, alike, statistics
 
 RATE = 16000
@@ -367,6 +376,29 @@ def test_short_windows_have_none(pocket_bundle):
         MultimodalASR(pocket_bundle, window="fast", providers="cpu")
     with pytest.raises(SettingsError, match="expected one of full, auto, fast"):
         MultimodalASR(pocket_bundle, window="wide", providers="cpu")
+
+
+@pytest.mark.parametrize("seconds", [10, 11])
+def test_the_shortest_windows_that_have_one_are_measured(seconds, miniature, tmp_path):
+    """The longest made-up utterance, half of the window, has no short form in them."""
+    folder = Path(shutil.copytree(POCKET / "models" / "whisper", tmp_path / "whisper"))
+    config = WhisperConfig.from_pretrained(folder, max_source_positions=50 * seconds)
+    config.update({"d_model": 64, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_layers": 2})
+    generation = GenerationConfig.from_pretrained(folder)
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = generation
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=64, chunk_length=seconds).save_pretrained(folder)
+    clip = Source(str(miniature / "clip"))
+    bundle, _ = write_bundle(ExportRequest(Source(str(folder)), clip, tmp_path / "bundle", ("fp32",)))
+    measured = bundle.short_window("fp32")
+    assert 0 <= measured["speech_error"] < 1
+    options = {"precision": "fp32", "providers": "cpu", "num_beams": 2, "max_new_tokens": 4}
+    full, fast = (MultimodalASR(bundle, window=window, **options) for window in ("full", "fast"))
+    waveform = babble(seconds * RATE // 2, RATE, np.random.default_rng(8))
+    assert full.generate_nbest(waveform) == fast.generate_nbest(waveform)
+    assert fast.whisper.short_encoder.window.leading_positions(50) is not None
 
 
 def test_auto_heeds_the_gate(miniature, tmp_path):
