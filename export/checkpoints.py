@@ -8,6 +8,7 @@ from transformers import CLIPModel, PreTrainedModel, WhisperForConditionalGenera
 
 from export.modules.clip import LEGACY_EOS_TOKEN_ID
 from export.sources import ctranslate2, huggingface
+from export.sources.clip_pictures import save_pictures
 from export.sources.source import Source
 from export.sources.whisper_generation import generation_json
 from export.sources.whisper_tokenizer import read_tokenizer
@@ -70,11 +71,12 @@ def save_clip_settings(source: Source, model: PreTrainedModel, folder: Path) -> 
     """Write everything but weights that the runtime needs of a CLIP into `folder`.
 
     Raises:
-        CheckpointError: A settings file of the checkpoint cannot be read.
+        CheckpointError: A settings file of the checkpoint cannot be read, or does not fit the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
-    huggingface.load_clip_processor(source).save_pretrained(folder)
+    processor = huggingface.load_clip_processor(source)
+    save_pictures(source.name, processor, model.config.vision_config.image_size, folder)
     tokenizer = huggingface.load_clip_tokenizer(source)
     end = model.config.text_config.eos_token_id
     if end not in (LEGACY_EOS_TOKEN_ID, tokenizer.eos_token_id):
