@@ -63,6 +63,12 @@ class ExportRequest:
                 f"precisions are {','.join(self.precisions) or 'empty'}; "
                 f"expected some of {','.join(PRECISIONS)}"
             )
+        for option, source in (("--whisper", self.whisper), ("--clip", self.clip)):
+            if source.revision is not None and source.is_folder:
+                raise SettingsError(
+                    f"{option}-revision is {source.revision!r}, but {source.name} is a folder, which has no "
+                    "revisions; leave the option out, or name a hub id"
+                )
         if "bf16" in self.precisions and "fp32" not in self.precisions:
             raise SettingsError(
                 f"precisions are {','.join(self.precisions)}; bf16 has no files of its own, it is computed "

@@ -66,6 +66,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--architecture and --whisper exclude each other")
     if args.clip_architecture and args.clip:
         parser.error("--clip-architecture and --clip exclude each other")
+    if args.architecture and args.whisper_revision:
+        parser.error("--architecture and --whisper-revision exclude each other: random weights have none")
+    if args.clip_revision and (args.clip_architecture or (args.architecture and not args.clip)):
+        parser.error("--clip-revision is of a hub id, and here CLIP's weights are random; add --clip ID")
     return args
 
 

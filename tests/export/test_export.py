@@ -340,6 +340,31 @@ def test_a_folder_changed_by_fine_tuning_is_exported_again(tmp_path):
     assert source.fingerprint() != before
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--architecture", "whisper-tiny", "--whisper-revision", "v1"],
+        ["--architecture", "whisper-tiny", "--clip-revision", "v1"],
+        ["--clip-architecture", "clip-vit-base-patch32", "--clip-revision", "v1"],
+    ],
+)
+def test_random_weights_have_no_revision(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        export_cli.parse_args([*arguments, "--output", "b"])
+    assert caught.value.code == 2
+    assert f"{arguments[2]} " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["whisper", "clip"])
+def test_a_folder_has_no_revision(name, tmp_path, capsys):
+    folders = ["--whisper", str(MODELS / "whisper"), "--clip", str(MODELS / "clip")]
+    arguments = [*folders, f"--{name}-revision", "v1", "--output", str(tmp_path / "b")]
+    assert export_cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert f"--{name}-revision is 'v1', but {MODELS / name} is a folder" in error
+    assert not (tmp_path / "b").exists()
+
+
 # -- architectures --------------------------------------------------------------------
 
 # Parameters of the published checkpoints in millions, from their model cards (the tied output counted once).
