@@ -108,17 +108,22 @@ class WhisperVocabulary:
                 yield key, spelling, stated
         if getattr(generation, "is_multilingual", None) is False:
             return  # no prompt names a language or task
-        for key in ("lang_to_id", "task_to_id"):
-            ids = getattr(generation, key, None)
-            if ids is not None and not isinstance(ids, dict):
-                raise CheckpointError(
-                    f"{self._name}: {key} is {str(ids)[:80]!r}; expected an object of names and token ids in "
-                    "generation_config.json"
-                )
-            for name, stated in (ids or {}).items():
-                spelling = name if key == "lang_to_id" else f"<|{name}|>"
-                if name in TASKS if key == "task_to_id" else LANGUAGE_TOKEN.fullmatch(name):
-                    yield f"{key}[{name!r}]", spelling, stated
+        languages, tasks = (self._stated_object(generation, key) for key in ("lang_to_id", "task_to_id"))
+        for name, stated in languages.items():
+            if LANGUAGE_TOKEN.fullmatch(name):
+                yield f"lang_to_id[{name!r}]", name, stated
+        for task in TASKS:
+            if task in tasks:
+                yield f"task_to_id[{task!r}]", f"<|{task}|>", tasks[task]
+
+    def _stated_object(self, generation: GenerationConfig, key: str) -> dict[str, Any]:
+        ids = getattr(generation, key, None)
+        if ids is not None and not isinstance(ids, dict):
+            raise CheckpointError(
+                f"{self._name}: {key} is {str(ids)[:80]!r}; expected an object of names and token ids in "
+                "generation_config.json"
+            )
+        return ids or {}
 
     def _refuse(self, contradiction: str) -> NoReturn:
         raise CheckpointError(
