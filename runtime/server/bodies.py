@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -63,16 +65,53 @@ async def form_fields(
         Fault: It is no form, too large or too slow, or a field of it cannot be used.
     """
     kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
+    if kind.partition(";")[0].strip().lower() != "multipart/form-data":
         raise Fault(400, f"a body of type {kind[:80]!r}; expected multipart/form-data")
     async with _in_time(limits):
-        form = await request.form(
-            max_files=limits.fields, max_fields=limits.fields, max_part_size=limits.body_bytes
-        )
+        form = await _form(request, limits)
     try:
         yield read_fields(form.multi_items(), table)
     finally:
         await form.close()
+
+
+class _WholeForm(MultiPartParser):
+    """Reads a form, and notes whether its closing boundary came: without it the last field may be cut off."""
+
+    is_closed = False
+
+    def on_end(self) -> None:
+        """Note the closing boundary."""
+        self.is_closed = True
+
+
+async def _form(request: Request, limits: Limits) -> FormData:
+    """Read a form that is whole.
+
+    Raises:
+        Fault: It is none, holds too many fields, or is cut off.
+    """
+    parser = _WholeForm(
+        request.headers,
+        request.stream(),
+        max_files=limits.fields,
+        max_fields=limits.fields,
+        max_part_size=limits.body_bytes,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Fault(400, f"the form cannot be read: {error.message}") from error
+    except UnicodeError as error:
+        raise Fault(400, "the form cannot be read in its charset; expected utf-8") from error
+    if not parser.is_closed:
+        await form.close()
+        raise Fault(
+            400,
+            "the form is cut off: its closing boundary is missing; expected the whole form: send it again",
+            code="incomplete_form",
+        )
+    return form
 
 
 async def json_object(request: Request, limits: Limits) -> dict[str, Any]:
