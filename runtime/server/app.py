@@ -23,6 +23,7 @@ from runtime.server.access import refuse_foreign_page
 from runtime.server.bodies import bounded
 from runtime.server.corrections import add_correction, describe_corrections, forget_speaker, sweep_daily
 from runtime.server.faults import STATUSES, Fault
+from runtime.server.fields import refuse_query
 from runtime.server.gallery_endpoints import fit, list_gallery, show_picture
 from runtime.server.openapi import document
 from runtime.server.page import page
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 access_log = logging.getLogger("runtime.server.access_log")
 
 VERSION: Final = "0.1.0"
-GUARDED: Final = "/v1/"  # paths that need a token where there are any
+GUARDED: Final = "/v1/"  # paths that need a token where there are any, and take no query
 CLIENT_GONE: Final = 499  # nginx's status for it, in the log alone
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -127,6 +128,7 @@ class Envelope:
             refuse_foreign_page(headers.get("origin"), headers.get("host"))
             if scope["path"].startswith(GUARDED):
                 token = self._service.access.admit(headers.get("authorization"))
+                refuse_query(scope["query_string"].decode("latin-1"), has_body=scope["method"] == "POST")
             await self._app(scope, bounded(receive, headers, self._service.limits), sent)
         except Fault as fault:
             await _response(fault)(scope, receive, sent)

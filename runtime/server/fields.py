@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import UploadFile
 
@@ -14,6 +15,7 @@ Kind = Literal["file", "string", "integer", "number", "boolean"]
 TRUE: Final = ("true", "1")
 FALSE: Final = ("false", "0")
 MOST_TEXT: Final = 10_000  # characters of a field that is text
+MOST_NAMED: Final = 10  # fields of a query that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,26 @@ def read_fields(items: Iterable[tuple[str, object]], table: Sequence[Field]) -> 
         if field.required and field.name not in values:
             raise Fault(400, f"{field.name} is missing: {field.help}", param=field.name)
     return {field.name: values.get(field.name, field.default) for field in table}
+
+
+def refuse_query(query: str, *, has_body: bool) -> None:
+    """Refuse fields in the query of an address, where none is read.
+
+    Args:
+        query: What stands behind the question mark.
+        has_body: Whether there is a body that they belong into.
+
+    Raises:
+        Fault: There are some, or what is none.
+    """
+    if not query:
+        return
+    names = list(dict.fromkeys(name[:80] for name, _ in parse_qsl(query, keep_blank_values=True)))
+    told = ", ".join(names[:MOST_NAMED]) or "something"
+    mend = "send it in the form, or in the JSON object" if has_body else "leave it away"
+    raise Fault(
+        400, f"{told} in the query of the address, which is not read: {mend}", param=next(iter(names), None)
+    )
 
 
 def _unknown(name: str, known: Mapping[str, Field]) -> Fault:

@@ -98,3 +98,36 @@ def test_a_correction_that_is_cut_off_is_not_kept(pocket_asr, clip, picture, tmp
     assert asyncio.run(post(body)).status_code == 400
     assert read_rows(store.folder / "manifest.jsonl") == []
     assert asyncio.run(post(body + END)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "names", "mend"),
+    [
+        (
+            "POST",
+            "/v1/audio/transcriptions?response_format=text&alpha=7&n=",
+            "response_format, alpha, n",
+            "form",
+        ),
+        ("POST", "/v1/rescore?alpha=0.5", "alpha", "JSON object"),
+        ("POST", "/v1/pictures?strict_image", "strict_image", "form"),
+        ("POST", "/v1/corrections?consent=true", "consent", "form"),
+        ("POST", "/v1/fit?%20%C3%BC=1", "ü", "JSON object"),
+        ("POST", "/v1/fit?&", "something", "JSON object"),
+        ("GET", "/v1/models?limit=5", "limit", "leave it away"),
+        ("DELETE", "/v1/corrections/speakers/ann?dry_run=1", "dry_run", "leave it away"),
+    ],
+)
+def test_fields_in_the_query_are_refused_by_name(server, form, method, path, names, mend):
+    refused = httpx.request(method, f"{server.url}{path}", content=form + END, headers={"Content-Type": FORM})
+    error = refused.json()["error"]
+    assert refused.status_code == 400
+    assert f"{names} in the query" in error["message"]
+    assert mend in error["message"]
+    if names != "something":
+        assert error["param"].strip() == names.split(",")[0]
+
+
+def test_a_query_is_no_fault_where_browsers_and_probes_send_one(server):
+    for path in ("/?utm_source=mail", "/readyz?verbose", "/livez?1", "/openapi.json?v=1"):
+        assert server.get(path).status_code == 200
