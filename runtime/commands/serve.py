@@ -3,10 +3,11 @@
 import argparse
 import ipaddress
 import logging
+import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from runtime.commands.console import EXIT_DONE, EXIT_FAULT
 from runtime.commands.options import add_server_pipeline_arguments, make_pipeline
@@ -15,6 +16,9 @@ from runtime.pipeline import MultimodalASR
 from runtime.server.correction_store import CorrectionStore
 from runtime.server.limits import Limits
 from runtime.sessions.processors import usable_processors
+
+if TYPE_CHECKING:
+    from runtime.server.service import Service
 
 MOST_DECODERS: Final = 64
 INSTALL: Final = "pip install 'earsight[serve]'"
@@ -79,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=type(default),
             metavar="N",
             default=default,
-            help=f"{text} (default {default:g})",
+            help=f"{text} (default {default if isinstance(default, int) else format(default, 'g')})",
         )
 
 
@@ -95,11 +99,11 @@ def run(args: argparse.Namespace) -> int:
         OutputError: The folder of the corrections cannot be written.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401 - tells by itself whether the extra is installed
 
         from runtime.server.access import Access
-        from runtime.server.app import create_app
         from runtime.server.gallery import read_gallery
+        from runtime.server.listening import Server, listen
         from runtime.server.service import Service
     except ModuleNotFoundError as error:
         raise SettingsError(
@@ -112,43 +116,50 @@ def run(args: argparse.Namespace) -> int:
     access = Access.from_file(args.tokens, args.requests_per_minute) if args.tokens else Access()
     _require_safe(args.host, has_tokens=bool(access.names), insecure=args.insecure)
     limits = Limits(**{name: getattr(args, f"limit_{name}") for name in LIMIT_OPTIONS})
-    asr = make_pipeline(args, alpha=args.alpha)
-    corrections = _corrections(args)
-    gallery = read_gallery(args.gallery) if args.gallery else {}
-    service = Service(
-        asr,
-        limits,
-        access,
-        decode_processes=args.decode_processes,
-        corrections=corrections,
-        gallery=gallery,
-        beside=_beside(args, asr, limits.lanes),
-    )
-    _log_to_stderr()
-    if args.metrics_port is not None:
-        service.metrics.serve(args.host, args.metrics_port)
-
-    class Server(uvicorn.Server):
-        """Says that it is not ready as soon as it is told to stop."""
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            service.admission.draining = True
-            super().handle_exit(sig, frame)
-            self._captured_signals.clear()  # uvicorn would raise them again behind a clean end
-
-    config = uvicorn.Config(
-        create_app(service),
-        host=args.host,
-        port=args.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(limits.drain_s),
-        limit_concurrency=None,
-    )
-    server = Server(config)
-    server.run()
+    with ExitStack() as held:
+        listeners = _bound(args)  # before the models are loaded, which takes a while
+        for listener in listeners:
+            held.enter_context(listener)
+        asr = make_pipeline(args, alpha=args.alpha)
+        corrections = _corrections(args)
+        gallery = read_gallery(args.gallery) if args.gallery else {}
+        service = Service(
+            asr,
+            limits,
+            access,
+            decode_processes=args.decode_processes,
+            corrections=corrections,
+            gallery=gallery,
+            beside=_beside(args, asr, limits.lanes),
+        )
+        _log_to_stderr()
+        if args.metrics_port is not None:
+            _serve_metrics(service, args.host, args.metrics_port)
+        listen(listeners)
+        server = Server(service)
+        server.run(listeners)
     return EXIT_DONE if server.started else EXIT_FAULT
+
+
+def _bound(args: argparse.Namespace) -> list[socket.socket]:
+    """Take the port, and see whether that of the metrics is free."""
+    from runtime.server.listening import bind, require_port
+
+    require_port("--port", args.port)
+    if args.metrics_port is not None:
+        require_port("--metrics-port", args.metrics_port, least=1)
+        if args.metrics_port == args.port:
+            raise SettingsError(f"--port and --metrics-port are {args.port}; expected one each")
+        for free in bind(args.host, args.metrics_port, "--metrics-port"):
+            free.close()
+    return bind(args.host, args.port)
+
+
+def _serve_metrics(service: "Service", host: str, port: int) -> None:
+    try:
+        service.metrics.serve(host, port)
+    except OSError as error:  # taken meanwhile
+        raise SettingsError(f"--metrics-port {port} cannot be listened at: {error.strerror}") from error
 
 
 def _corrections(args: argparse.Namespace) -> CorrectionStore | None:

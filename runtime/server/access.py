@@ -141,7 +141,13 @@ def refuse_foreign_page(origin: str | None, host: str | None) -> None:
     Raises:
         Fault: The page is not this server's own.
     """
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is None:
+        return
+    try:
+        netloc = urlsplit(origin).netloc
+    except ValueError:  # no address, such as http://[::1
+        netloc = ""
+    if not netloc or netloc != host:
         raise Fault(403, f"a page of {origin[:100]} may not ask this server", code="foreign_origin")
 
 

@@ -81,7 +81,11 @@ def create_app(service: Service) -> ASGIApp:
             Route("/", page),
             Route("/page/{name}", page),
         ],
-        exception_handlers={Fault: _as_response, HTTPException: _as_response},
+        exception_handlers={
+            Fault: _as_response,
+            HTTPException: _as_response,
+            Exception: _as_defect,
+        },
         lifespan=lifespan,
     )
     app.state.service = service
@@ -90,6 +94,15 @@ def create_app(service: Service) -> ASGIApp:
 
 def _as_response(_: Request, error: Exception) -> Response:
     return _response(error if isinstance(error, Fault) else _known(error))
+
+
+async def _as_defect(_: Request, error: Exception) -> Response:
+    """Answer in the place of Starlette, which raises the error again; the envelope logs it."""
+    return Response(status_code=CLIENT_GONE) if isinstance(error, ClientDisconnect) else _response(_defect())
+
+
+def _defect() -> Fault:
+    return Fault(500, "a defect of the server; its log says more", code="internal_error")
 
 
 def _response(fault: Fault) -> Response:
@@ -129,16 +142,20 @@ class Envelope:
             if scope["path"].startswith(GUARDED):
                 token = self._service.access.admit(headers.get("authorization"))
                 refuse_query(scope["query_string"].decode("latin-1"), has_body=scope["method"] == "POST")
-            await self._app(scope, bounded(receive, headers, self._service.limits), sent)
+            async with self._service.stopping.bounding(lambda: sent.status is not None):
+                await self._app(scope, bounded(receive, headers, self._service.limits), sent)
         except Fault as fault:
             await _response(fault)(scope, receive, sent)
         except ClientDisconnect:
             sent.status = sent.status or CLIENT_GONE
+        except asyncio.CancelledError:
+            # Somebody reads an answer so slowly that it does not end before the server does.
+            if not self._service.stopping.is_over:
+                raise
         except Exception:
             logger.exception("a defect while answering %s", sent.request_id)
             if sent.status is None:
-                defect = Fault(500, "a defect of the server; its log says more", code="internal_error")
-                await _response(defect)(scope, receive, sent)
+                await _response(_defect())(scope, receive, sent)
         finally:
             self._note(scope, sent, token, time.perf_counter() - started)
 

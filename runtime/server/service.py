@@ -26,6 +26,7 @@ from runtime.server.jobs import TOO_LATE
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
 from runtime.server.pictures import Embedding, PictureStore, picture_id
+from runtime.server.stopping import Stopping
 
 T = TypeVar("T")
 OPENAI_MODEL: Final = "whisper-1"  # what OpenAI's clients ask for unless told
@@ -75,6 +76,7 @@ class Service:
         self.metrics = Metrics()
         self.engine = Engine(asr, limits, self.metrics, beside)
         self.admission = Admission(limits, self.metrics, self.engine.work_s)
+        self.stopping = Stopping()
         self.pictures = PictureStore(limits.pictures, asr.image_embeddings)
         self.created = int((asr.bundle.folder / MANIFEST).stat().st_mtime)
         self._decoders = Decoders(decode_processes)

@@ -116,9 +116,10 @@ class Transcribing:
         async with held:
             segments: list[SegmentTranscription] = []
             try:
-                async for segment in self.segments(None):
-                    yield _event(segment_event(len(segments), segment, self._wishes.alternatives))
-                    segments.append(segment)
+                with self._service.stopping.telling(self._arrivals.put_nowait):
+                    async for segment in self.segments(None):
+                        yield _event(segment_event(len(segments), segment, self._wishes.alternatives))
+                        segments.append(segment)
                 yield _event(done_event(self.answer(segments)))
             except Fault as fault:
                 yield _event(fault.body())

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-import uvicorn
 
 from runtime.pipeline import MultimodalASR
 from runtime.server.access import Access
-from runtime.server.app import create_app
 from runtime.server.limits import Limits
+from runtime.server.listening import Server
 from runtime.server.service import Service
 from tests.conftest import POCKET
 
@@ -28,6 +27,7 @@ class Running:
 
     service: Service
     url: str
+    server: Server
 
     def get(self, path: str, **options) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", **options)
@@ -48,12 +48,10 @@ def running(
 ) -> Iterator[Running]:
     service = Service(asr, limits or Limits(), access or Access(), beside=beside)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(service), log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    )
+    server = Server(service)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    up = Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    up = Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}", server)
     try:
         wait_until(lambda: server.started and service.engine.is_ready)
         yield up

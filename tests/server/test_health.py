@@ -72,9 +72,13 @@ def test_metrics(server, clip):
     from prometheus_client import generate_latest
 
     server.transcribe(clip)
-    text = generate_latest(server.service.metrics.registry).decode()
-    assert 'earsight_requests_total{path="/v1/audio/transcriptions",status="200"}' in text
-    assert "earsight_batch_utterances_bucket" in text
+
+    def counted(what: str) -> bool:
+        return what in generate_latest(server.service.metrics.registry).decode()
+
+    # Counted behind the answer.
+    wait_until(lambda: counted('earsight_requests_total{path="/v1/audio/transcriptions",status="200"}'))
+    assert counted("earsight_batch_utterances_bucket")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

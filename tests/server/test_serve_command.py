@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ import httpx
 import pytest
 
 from runtime.commands.main import main
+from runtime.errors import SettingsError
+from runtime.server.listening import bind, listen
 from tests.conftest import ROOT
 from tests.server.conftest import AUDIO
 
@@ -90,6 +93,15 @@ def test_it_answers_logs_and_drains(pocket_bundle):
         (["--limit-batch", "0"], "batch is 0"),
         (["--limit-audio-s", "nan"], "audio_s is nan"),
         (["--alpha", "2"], "alpha is 2"),
+        (["--port", "99999"], "--port is 99999; expected a port from 0 to 65535"),
+        (["--port", "-1"], "--port is -1"),
+        (["--port", "TAKEN"], "is in use"),
+        (["--metrics-port", "99999"], "--metrics-port is 99999"),
+        (["--metrics-port", "0"], "expected a port from 1"),
+        (["--metrics-port", "TAKEN"], "is in use"),
+        (["--port", "18601", "--metrics-port", "18601"], "expected one each"),
+        (["--host", "no-such-host.invalid", "--insecure"], "--host no-such-host.invalid: no address"),
+        (["--host", "192.0.2.1", "--insecure"], "--host 192.0.2.1: no address of this machine"),
     ],
 )
 def test_what_cannot_be_served_is_refused(pocket_bundle, tmp_path, capsys, options, words):
@@ -97,10 +109,44 @@ def test_what_cannot_be_served_is_refused(pocket_bundle, tmp_path, capsys, optio
     (tmp_path / "SHORT").write_text("abc\n")
     (tmp_path / "TWICE").write_text("0123456789abcdef a\n0123456789abcdef b\n")
     options = [str(tmp_path / each) if (tmp_path / each).is_file() else each for each in options]
-    assert main(["serve", "--bundle", str(pocket_bundle.folder), "--precision", "fp32", *options]) == 2
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = [port if each == "TAKEN" else each for each in options]
+        assert main(["serve", "--bundle", str(pocket_bundle.folder), "--precision", "fp32", *options]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_told_before_the_bundle_is_read(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--bundle", "no-such-bundle", "--port", port]) == 2
+    assert f"--port {port} at 127.0.0.1 is in use" in capsys.readouterr().err
+
+
+def test_two_may_bind_a_port_and_one_listens():
+    first = bind("127.0.0.1", 0)
+    port = first[0].getsockname()[1]
+    second = bind("127.0.0.1", port)
+    listen(first)
+    with first[0], pytest.raises(SettingsError, match=f"--port {port} at 127.0.0.1 is in use"):
+        listen(second)
+
+
+def test_a_name_with_several_addresses_has_one_port():
+    listeners = bind("localhost", 0)
+    assert len({listener.getsockname()[1] for listener in listeners}) == 1
+    for listener in listeners:
+        listener.close()
+
+
+def test_help_names_defaults_that_the_options_take(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "largest body of a request, bytes (default 26214400)" in told
+    assert "e+" not in told
 
 
 def test_without_the_extra_it_says_what_to_install(pocket_bundle, capsys, monkeypatch):
