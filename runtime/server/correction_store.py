@@ -15,7 +15,11 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
+import os
 import re
+import stat
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,12 +32,16 @@ from runtime.bundle.json_files import parse_json
 from runtime.errors import EarsightError, OutputError, SettingsError
 from runtime.files.write_whole import lock, sync_names, write_whole
 
+logger = logging.getLogger(__name__)
+
 MANIFEST: Final = "manifest.jsonl"
 REJECTED: Final = "rejected.jsonl"
 AUDIO: Final = "audio"
 IMAGES: Final = "images"
 LOCK: Final = ".lock"
 DAY_S: Final = 86_400.0
+OURS_ALONE: Final = 0o600  # mode of a file
+OTHERS: Final = 0o077  # what a mode allows to all but the owner
 How = Literal["confirmed", "picked", "typed", "none"]
 HOWS: Final = get_args(How)
 PSEUDONYM: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -120,7 +128,7 @@ class CorrectionStore:
     """The folder of the corrections; any number of processes may write to it at a time.
 
     Args:
-        folder: Made if missing, readable by its owner alone.
+        folder: Made if missing. It, and what is in it, is closed to all but its owner, whoever made it.
         retention_days: After how many days an utterance is removed; None to keep them.
         now: Seconds since 1970.
 
@@ -142,9 +150,11 @@ class CorrectionStore:
             # A sweep removes what no manifest names: nobody else's folder may be taken for ours.
             if any(folder.iterdir()) and not (folder / LOCK).exists():
                 raise SettingsError(f"{folder} holds other things than corrections; expected a new folder")
-            (folder / LOCK).touch()
+            (folder / LOCK).touch(OURS_ALONE)
             for name in (AUDIO, IMAGES):
-                (folder / name).mkdir(exist_ok=True)
+                (folder / name).mkdir(mode=0o700, exist_ok=True)
+        with self._locked():  # else another server's files come and go meanwhile
+            _close_to_others(folder)
         self.sweep()
 
     def add(
@@ -168,19 +178,29 @@ class CorrectionStore:
         with self._locked():
             row["time"] = self._time()
             contents = {place: self._content(place) for place in (MANIFEST, REJECTED)}
+            # Every row is read only where one may be of this recording: with many that takes long.
+            recording = Path(row["audio"]).stem.encode()
+            earlier = any(recording in content for content in contents.values())
+            changed, others = self._without(row) if earlier else ({}, [])
+            is_new = not changed
+            # What is put last takes its place first: a process that is killed in between leaves both rows,
+            # of which the next sweep keeps the later one.
+            content = changed.pop(target, contents[target]) + _line(row)
             try:
                 self._put(row["audio"], audio.content)
                 if picture is not None:
                     self._put(row["image"], picture.content)
-                self._replace(target, contents[target] + _line(row))
+                self._replace({**changed, target: content})
             except OSError:
                 rows = (read_rows(self.folder / place) for place in (MANIFEST, REJECTED))
                 self._remove_unnamed(itertools.chain.from_iterable(rows))
                 raise
-            # Every row is read only where one may be of this recording: with many that takes long.
-            recording = Path(row["audio"]).stem.encode()
-            is_new = not any(recording in content for content in contents.values())
-            return row["id"], is_new or self._rewrite(lambda _: True) == 0
+            if not is_new:
+                try:
+                    self._remove_unnamed([*others, row])
+                except OSError as error:  # the utterance is kept, and the next sweep tries again
+                    logger.warning("%s: a file that no row names stays: %s", self.folder, error.strerror)
+            return row["id"], is_new
 
     def picture(self, image_id: str) -> SentFile | None:
         """Return a picture that came with an utterance, by its SHA-256; None where it is not kept."""
@@ -215,13 +235,30 @@ class CorrectionStore:
         in_time = sorted((row for found in rows.values() for row in found), key=lambda row: row["time"])
         latest = {_recording(row): row["id"] for row in in_time}
         staying: list[Row] = []
+        changed: dict[str, bytes] = {}
         for place, found in rows.items():
             kept = [row for row in found if keeps(row) and latest[_recording(row)] == row["id"]]
             if len(kept) < len(found):
-                self._replace(place, b"".join(map(_line, kept)))
+                changed[place] = b"".join(map(_line, kept))
             staying += kept
+        self._replace(changed)
         self._remove_unnamed(staying)
         return len(in_time) - len(staying)
+
+    def _without(self, new: Row) -> tuple[dict[str, bytes], list[Row]]:
+        """Return what the manifests are without the earlier rows of a recording, and the rows that stay.
+
+        A manifest that had none of them is left out.
+        """
+        changed: dict[str, bytes] = {}
+        staying: list[Row] = []
+        for place in (MANIFEST, REJECTED):
+            rows = read_rows(self.folder / place)
+            kept = [row for row in rows if _recording(row) != _recording(new)]
+            if len(kept) < len(rows):
+                changed[place] = b"".join(map(_line, kept))
+            staying += kept
+        return changed, staying
 
     def _remove_unnamed(self, rows: Iterable[Row]) -> None:
         """Remove recordings and pictures that no row names, and what a killed process left half written."""
@@ -242,12 +279,14 @@ class CorrectionStore:
         place = self.folder / path
         if not place.is_file():
             with write_whole(place) as beside:
-                beside.write_bytes(content)
+                _write(beside, content)
             sync_names(place.parent)
 
-    def _replace(self, place: str, content: bytes) -> None:
-        with write_whole(self.folder / place) as beside:
-            beside.write_bytes(content)
+    def _replace(self, contents: Mapping[str, bytes]) -> None:
+        """Replace manifests: all are on the disk before the first takes its place, which needs no room."""
+        with contextlib.ExitStack() as replacing:
+            for place, content in contents.items():
+                _write(replacing.enter_context(write_whole(self.folder / place)), content)
         sync_names(self.folder)
 
     def _content(self, place: str) -> bytes:
@@ -324,6 +363,35 @@ def _recording(row: Row) -> tuple[str, str]:
 
 def _line(row: Row) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a new file that its owner alone reads, and have the disk take it."""
+    path.touch(OURS_ALONE, exist_ok=False)
+    path.write_bytes(content)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _close_to_others(folder: Path) -> None:
+    """Let the owner alone read a folder and what is in it; say so where that was not so, or cannot be."""
+    if sys.platform == "win32":  # which has lists of access in the place of modes
+        return
+    was_open = folder.stat().st_mode & OTHERS
+    inside = [path for path in folder.rglob("*") if not path.is_symlink()]
+    opened = [path for path in (folder, *inside) if path.stat().st_mode & OTHERS]
+    for path in opened:
+        with contextlib.suppress(PermissionError):  # somebody else's
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
+    if left := [path for path in opened if path.stat().st_mode & OTHERS]:
+        logger.warning(
+            "%s: others can read %d of its files and folders, which this user or file system cannot change; "
+            "close it to them: it holds recordings of people",
+            folder,
+            len(left),
+        )
+    elif was_open:
+        logger.warning("%s: others could read it; it is now closed to all but its owner", folder)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import pytest
 
 from bench.manifest import read_manifest
 from runtime.commands.main import main
+from runtime.errors import OutputError
 from runtime.pipeline import MultimodalASR
 from runtime.server import corrections as endpoints
 from runtime.server.access import Access
@@ -195,6 +196,82 @@ def test_a_full_disk_is_told_without_a_path_and_nothing_is_in_the_log(
     logged = "".join(str(record.__dict__) for record in ours)
     assert len(ours) >= 5
     assert not any(word in logged for word in ("a red thread", "secret name", "secret-speaker"))
+
+
+LONG = {"text": "x" * 200, "mean_logprob": -1.0}
+CONFIRMED = Correction("ann", "confirmed", LONG["text"], (LONG,), 0)
+REJECTED = Correction("ann", "none", "", (LONG,))
+
+
+@pytest.mark.parametrize("earlier", [CONFIRMED, REJECTED])
+@pytest.mark.parametrize("failing", range(3))
+def test_the_disk_is_full_when_a_correction_is_changed(tmp_path, monkeypatch, earlier, failing):
+    """The n-th of the picture and the two manifests cannot be written: the earlier correction stands."""
+    store = CorrectionStore(tmp_path / "c")
+    recording, picture = SentFile(b"audio", "a.wav"), SentFile(b"picture", "p.png")
+    first, _ = store.add(earlier, recording)
+    store.add(Correction("bob", "typed", "another"), recording)
+    write, left = Path.write_bytes, [failing]
+
+    def full(path, content):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    def rows():
+        return [read_rows(store.folder / name) for name in ("manifest.jsonl", "rejected.jsonl")]
+
+    before = rows()
+    later = REJECTED if earlier is CONFIRMED else CONFIRMED
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        store.add(later, recording, picture)
+    monkeypatch.undo()
+    assert rows() == before
+    assert list((store.folder / "images").iterdir()) == []
+    second, is_new = store.add(later, recording, picture)
+    assert not is_new
+    kept = [row["id"] for found in rows() for row in found if row["speaker"] == "ann"]
+    assert kept == [second] != [first]
+
+
+def test_a_later_correction_counts_although_the_clock_went_back(tmp_path):
+    clock = [1000.0]
+    store = CorrectionStore(tmp_path / "c", now=lambda: clock[0])
+    store.add(CONFIRMED, SentFile(b"audio"))
+    clock[0] = 10.0
+    key, is_new = store.add(Correction("ann", "typed", "said"), SentFile(b"audio"))
+    assert [row["id"] for row in read_rows(store.folder / "manifest.jsonl")] == [key]
+    assert not is_new
+
+
+def open_to_others(folder: Path) -> list[str]:
+    return [str(path) for path in (folder, *folder.rglob("*")) if path.stat().st_mode & 0o077]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
+def test_nobody_else_reads_the_folder(tmp_path, caplog, monkeypatch):
+    folder = tmp_path / "c"
+    folder.mkdir(mode=0o755)
+    store = CorrectionStore(folder)
+    assert "others could read it; it is now closed" in caplog.text
+    store.add(CONFIRMED, SentFile(b"audio"), SentFile(b"picture"))
+    store.add(REJECTED, SentFile(b"more"))
+    assert open_to_others(folder) == []
+    caplog.clear()
+    CorrectionStore(folder)
+    assert caplog.text == ""
+
+    # As an earlier version left its files, which nobody could reach.
+    (folder / "manifest.jsonl").chmod(0o644)
+    CorrectionStore(folder)
+    assert (open_to_others(folder), caplog.text) == ([], "")
+
+    folder.chmod(0o750)
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)  # a file system without modes
+    CorrectionStore(folder)
+    assert "others can read 1 of its files and folders" in caplog.text
 
 
 def test_old_ones_go_every_day(pocket_asr, tmp_path, monkeypatch):
