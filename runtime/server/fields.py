@@ -15,6 +15,7 @@ Kind = Literal["file", "string", "integer", "number", "boolean"]
 TRUE: Final = ("true", "1")
 FALSE: Final = ("false", "0")
 MOST_TEXT: Final = 10_000  # characters of a field that is text
+MOST_SHOWN: Final = 40  # characters of a value that a message repeats
 MOST_NAMED: Final = 10  # fields of a query that a message names
 
 
@@ -83,7 +84,7 @@ class Field:
         if self.choices and read not in self.choices:
             raise self._fault(value)
         if self.kind == "string" and len(read) > self.longest:
-            raise self._fault(f"{read[:20]}… of {len(read)} characters")
+            raise self._fault(value)
         if (self.least is not None and read < self.least) or (self.most is not None and read > self.most):
             raise self._fault(value)
         return read
@@ -100,20 +101,30 @@ class Field:
         return _number(value, whole=self.kind == "integer")
 
     def _fault(self, value: object) -> Fault:
-        if isinstance(value, UploadFile):
-            value = "a file"
         wanted = f"one of {', '.join(self.choices)}" if self.choices else self._wanted()
-        return Fault(400, f"{self.name} is {value!r}; expected {wanted}", param=self.name)
+        return Fault(400, f"{self.name} is {_shown(value)}; expected {wanted}", param=self.name)
 
     def _wanted(self) -> str:
         if self.kind == "file":
-            return "a file, sent as a part of the form with a file name"
+            return f"a file, sent as a part of the form with a file name (curl: -F {self.name}=@PATH)"
         if self.kind == "string":
             return f"text of at most {self.longest} characters"
         if self.kind == "boolean":
             return "true or false"
         number = "a whole number" if self.kind == "integer" else "a number"
         return number if self.least is None else f"{number} from {self.least:g} to {self.most:g}"
+
+
+def _shown(value: object) -> str:
+    """Return what a message repeats of a value: it may be a whole recording that was sent as text."""
+    if isinstance(value, UploadFile):
+        return "a file"
+    if isinstance(value, str):
+        return (
+            repr(value) if len(value) <= MOST_SHOWN else f"{value[:MOST_SHOWN]!r}… ({len(value)} characters)"
+        )
+    shown = repr(value)
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
 
 
 def _number(value: object, *, whole: bool) -> float | int | None:

@@ -1,6 +1,8 @@
 """The pictures that the server offers to describe: a folder or a manifest of them."""
 
+import codecs
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,9 @@ MEDIA_TYPES: Final = {
 }
 MANIFESTS: Final = (".jsonl", ".ndjson", ".json")
 MOST_PICTURES: Final = 10_000
+NAMED: Final = 10  # files that are not offered and named; of the others the number is told
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,9 @@ def read_gallery(source: Path) -> dict[str, GalleryPicture]:
     """Find the pictures of a gallery; every file is read once for its id.
 
     Args:
-        source: A folder, whose pictures are offered by name, or a manifest: JSON Lines with `image`, a path
-            relative to it, and perhaps `name`. Rows without a picture are passed over.
+        source: A folder, whose pictures are offered by name (the log names its other files), or a manifest:
+            JSON Lines with `image`, a path relative to it, and perhaps `name`. Rows without a picture are
+            passed over.
 
     Returns:
         The pictures by their ids, each once, at least one.
@@ -75,7 +81,7 @@ def read_gallery(source: Path) -> dict[str, GalleryPicture]:
     """
     rows: Iterable[tuple[Path, str]]
     if source.is_dir():
-        rows = ((path, path.stem) for path in sorted(source.iterdir()) if _is_shown(path))
+        rows = _folder(source)
     elif source.is_file():
         rows = _rows(source)
     else:
@@ -93,15 +99,28 @@ def read_gallery(source: Path) -> dict[str, GalleryPicture]:
     return pictures
 
 
-def _is_shown(path: Path) -> bool:
-    return path.suffix.lower() in MEDIA_TYPES and not path.name.startswith(".") and path.is_file()
+def _folder(folder: Path) -> list[tuple[Path, str]]:
+    """Return the pictures of a folder; the log names what else is there, hidden files aside."""
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    shown = [path for path in found if path.suffix.lower() in MEDIA_TYPES and path.is_file()]
+    if others := [path for path in found if path not in set(shown)]:
+        names = ", ".join(f"{path.name}/" if path.is_dir() else path.name for path in others[:NAMED])
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        logger.warning(
+            "--gallery %s: %d not offered: %s%s; expected %s",
+            folder, len(others), names, more, ", ".join(MEDIA_TYPES),
+        )  # fmt: skip
+    return [(path, path.stem) for path in shown]
 
 
 def _rows(manifest: Path) -> Iterator[tuple[Path, str]]:
     if manifest.suffix.lower() not in MANIFESTS:
         raise ManifestError(f"--gallery {manifest}: expected a folder or JSON Lines ({', '.join(MANIFESTS)})")
     try:
-        lines = manifest.read_text(encoding="utf-8").split("\n")
+        data = manifest.read_bytes()
+        # With the byte order mark that Windows' programs write, as the manifests of `bench` are read.
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        lines = data.decode(encoding).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"--gallery {manifest}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):

@@ -57,7 +57,8 @@ async def fit(request: Request) -> Response:
     """Tell how many pictures of the gallery fit texts better than the picture that was named.
 
     Of a large gallery, pictures at even distances are compared. Those that were not looked at before are
-    encoded for it, one at a time, so that others' requests come between.
+    encoded for it, one at a time, so that others' requests come between. What cannot be read any more is not
+    counted.
 
     Raises:
         Fault: The request cannot be served.
@@ -68,7 +69,8 @@ async def fit(request: Request) -> Response:
         deadline = asked.deadline
         others = [key for key in service.gallery if key != asked.values["image_id"]]
         others = others[:: -(-len(others) // MOST_COMPARED) or 1]
-        embeddings = [asked.picture, *[await service.gallery_embedding(key, deadline) for key in others]]
+        looked_at = [await service.gallery_embedding_or_none(key, deadline) for key in others]
+        embeddings = [asked.picture, *[embedding for embedding in looked_at if embedding is not None]]
         captions = [to_caption_style(text) for text in asked.texts]
         try:
             encoded = await service.on_engine(lambda: service.asr.encode_texts(captions), deadline)
@@ -79,7 +81,7 @@ async def fit(request: Request) -> Response:
         {
             "object": "fit",
             "clip_score": float(best[0]),
-            "compared": len(others),
+            "compared": len(embeddings) - 1,
             "better": int((best[1:] > best[0]).sum()),
         }
     )

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
 from runtime.server.pictures import Embedding, PictureStore, picture_id
 from runtime.server.stopping import Stopping
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OPENAI_MODEL: Final = "whisper-1"  # what OpenAI's clients ask for unless told
@@ -80,6 +83,7 @@ class Service:
         self.pictures = PictureStore(limits.pictures, asr.image_embeddings)
         self.created = int((asr.bundle.folder / MANIFEST).stat().st_mtime)
         self._decoders = Decoders(decode_processes)
+        self._unreadable: set[str] = set()  # pictures of the gallery that the log told of
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -193,6 +197,23 @@ class Service:
         with _told_of("image_id"):
             content = await asyncio.to_thread(self.gallery[key].read)
         return (await self.embed(content, "image_id", deadline))[1]
+
+    async def gallery_embedding_or_none(self, key: str, deadline: float) -> Embedding | None:
+        """Return the embedding of a picture of the gallery; None, told once in the log, where it has none.
+
+        Raises:
+            Fault: The server cannot look at it now.
+        """
+        try:
+            return await self.gallery_embedding(key, deadline)
+        except Fault as fault:
+            if fault.status >= 500:
+                raise
+            if key not in self._unreadable:
+                self._unreadable.add(key)
+                name = self.gallery[key].name
+                logger.warning("gallery: %s is left out of comparisons: %s", name, fault.message)
+            return None
 
     async def _named_picture(self, key: str, strict: bool, deadline: float) -> PictureChoice:
         shown = key in self.gallery

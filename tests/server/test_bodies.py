@@ -131,3 +131,19 @@ def test_fields_in_the_query_are_refused_by_name(server, form, method, path, nam
 def test_a_query_is_no_fault_where_browsers_and_probes_send_one(server):
     for path in ("/?utm_source=mail", "/readyz?verbose", "/livez?1", "/openapi.json?v=1"):
         assert server.get(path).status_code == 200
+
+
+def test_a_value_is_repeated_in_part(server, clip):
+    """curl's `-F "file=<a.wav"` sends a whole recording as text."""
+    refused = send(server, part("model", "whisper-1") + part("file", clip * 50) + END)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (400, "file")
+    assert error["message"].startswith("file is 'OggS")
+    assert "characters); expected a file, sent as a part" in error["message"]
+    assert "curl: -F file=@PATH" in error["message"]
+    assert len(error["message"]) < 400
+    body = {"model": ["x"] * 10_000, "image_id": "a", "texts": ["a"]}
+    long = httpx.post(f"{server.url}/v1/fit", json=body).json()["error"]
+    assert long["message"] == f"model is {repr(body['model'])[:40]}…; expected text of at most 200 characters"
+    short = httpx.post(f"{server.url}/v1/fit", json=body | {"model": 7}).json()["error"]
+    assert short["message"] == "model is 7; expected text of at most 200 characters"

@@ -52,6 +52,36 @@ def test_a_manifest_is_read_with_names_and_each_picture_once(tmp_path, folder):
     assert len(read_gallery(MANIFEST)) == len({row["image"] for row in rows if row.get("image")})
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_manifest_may_have_a_byte_order_mark(tmp_path, folder, encoding):
+    manifest = tmp_path / "gallery.jsonl"
+    manifest.write_text(json.dumps({"image": f"{folder}/{NAMES[0]}.webp"}) + "\r\n", encoding=encoding)
+    assert [picture.name for picture in read_gallery(manifest).values()] == [NAMES[0]]
+
+
+def test_the_log_names_what_a_folder_does_not_offer(tmp_path, caplog):
+    for name in ("a.heic", "b.jfif", ".hidden", *[f"{number}.txt" for number in range(10)]):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "more.png").mkdir()
+    shutil.copy(IMAGES / f"{NAMES[0]}.webp", tmp_path)
+    assert [picture.name for picture in read_gallery(tmp_path).values()] == [NAMES[0]]
+    (record,) = caplog.records
+    told = record.getMessage()
+    assert "13 not offered: 0.txt, 1.txt" in told
+    assert "and 3 more" in told
+    assert ".hidden" not in told
+    for number in range(10):
+        (tmp_path / f"{number}.txt").unlink()
+    read_gallery(tmp_path)
+    assert "3 not offered: a.heic, b.jfif, more.png/; expected .avif" in caplog.text
+    caplog.clear()
+    for name in ("a.heic", "b.jfif"):
+        (tmp_path / name).unlink()
+    (tmp_path / "more.png").rmdir()
+    read_gallery(tmp_path)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error", "words"),
     [
@@ -130,6 +160,26 @@ def test_a_large_gallery_is_compared_in_part(pocket_asr):
         first, *_ = up.service.gallery
         answer = fit(up, texts=["a rat"], image_id=first).json()
         assert 8 <= answer["compared"] <= 32 < len(up.service.gallery)
+
+
+def test_a_picture_that_cannot_be_read_ends_no_comparison(pocket_asr, tmp_path, caplog):
+    for name in NAMES[:4]:
+        shutil.copy(IMAGES / f"{name}.webp", tmp_path)
+    (tmp_path / "z-damaged.png").write_bytes(b"no picture")
+    with running(pocket_asr) as up:
+        up.service.gallery = read_gallery(tmp_path)
+        good, removed, *_, damaged = up.service.gallery
+        (tmp_path / f"{NAMES[1]}.webp").unlink()
+        for _ in range(2):
+            answer = fit(up, texts=["a rat"], image_id=good)
+            assert (answer.status_code, answer.json()["compared"]) == (200, 2)
+        told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+        assert [message.split(" is ")[0] for message in told] == [
+            f"gallery: {NAMES[1]}",
+            "gallery: z-damaged",
+        ]
+        for key in (removed, damaged):  # who names it is told
+            assert fit(up, texts=["a rat"], image_id=key).json()["error"]["param"] == "image_id"
 
 
 @pytest.mark.parametrize(
