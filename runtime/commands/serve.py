@@ -45,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, default=8000, help="port to listen at; 0 for any (default %(default)s)"
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name that browsers may call the server by, several times if wanted (default: without tokens at "
+        "a local address localhost, 127.0.0.1, [::1] and that of --host; else any)",
+    )
     parser.add_argument("--tokens", type=Path, metavar="FILE", help="tokens that may ask, one a line")
     parser.add_argument(
         "--requests-per-minute", type=int, metavar="N", help="most requests of a token a minute"
@@ -115,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"--decode-processes is {args.decode_processes}; expected 0 to {MOST_DECODERS}")
     access = Access.from_file(args.tokens, args.requests_per_minute) if args.tokens else Access()
     _require_safe(args.host, has_tokens=bool(access.names), insecure=args.insecure)
+    access.hosts = _hosts(args, has_tokens=bool(access.names))
     limits = Limits(**{name: getattr(args, f"limit_{name}") for name in LIMIT_OPTIONS})
     with ExitStack() as held:
         listeners = _bound(args)  # before the models are loaded, which takes a while
@@ -180,17 +189,32 @@ def _beside(args: argparse.Namespace, asr: MultimodalASR, lanes: int) -> Multimo
 
 
 def _require_safe(host: str, *, has_tokens: bool, insecure: bool) -> None:
-    if has_tokens or insecure or host == "localhost":
-        return
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = False
-    if not is_local:
+    if not (has_tokens or insecure or _is_local(host)):
         raise SettingsError(
             f"--host {host} is reached by others, and there are no tokens: give --tokens FILE, or --insecure "
             "where something in front of the server asks for them"
         )
+
+
+def _hosts(args: argparse.Namespace, *, has_tokens: bool) -> frozenset[str] | None:
+    """Return the names that the server may be called by; None for any."""
+    from runtime.server.access import LOCAL_HOSTS, require_host_name
+
+    for name in args.allow_host:
+        require_host_name("--allow-host", name)
+    if not args.allow_host and (has_tokens or not _is_local(args.host)):
+        return None
+    return frozenset(name.lower().strip("[]") for name in (*LOCAL_HOSTS, args.host, *args.allow_host))
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _log_to_stderr() -> None:

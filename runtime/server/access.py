@@ -1,4 +1,4 @@
-"""Who may ask: tokens, their quotas, and pages of other origins."""
+"""Who may ask: tokens, their quotas, pages of other origins, and names that are not the server's."""
 
 import hashlib
 import hmac
@@ -14,6 +14,7 @@ from runtime.server.faults import Fault
 
 SHORTEST_TOKEN: Final = 16  # characters
 MINUTE_S: Final = 60.0
+LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(slots=True)
@@ -48,33 +49,40 @@ class Access:
     Attributes:
         names: Name of each token by the SHA-256 of it; empty where everybody may ask.
         a_minute: Most requests of a token in a minute; None for any number.
+        hosts: Names, in lower case, that requests may call this server by; None for any.
     """
 
     names: Mapping[bytes, str] = field(default_factory=dict)
     a_minute: int | None = None
-    _quotas: dict[str, Quota] = field(default_factory=dict)
+    hosts: frozenset[str] | None = None
+    _quotas: dict[bytes, Quota] = field(default_factory=dict)
 
     @classmethod
     def from_file(cls, path: Path, a_minute: int | None = None) -> "Access":
         """Read tokens.
 
         Args:
-            path: One token a line, a name behind it if wanted; empty lines and those that begin with # are
-                passed over.
+            path: One token a line, a name behind white space if wanted; empty lines and those that begin
+                with # are passed over.
             a_minute: As in `Access`.
 
         Raises:
-            SettingsError: The file cannot be read, holds no token, one twice, or one that is too short.
+            SettingsError: The file cannot be read, holds no token, one twice, or one that is too short or
+                that no header can hold.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"the tokens in {path} cannot be read: {error}") from error
         names: dict[bytes, str] = {}
         for number, line in enumerate(lines, start=1):
-            token, _, name = line.strip().partition(" ")
+            token, *rest = line.split(maxsplit=1) or [""]
             if not token or token.startswith("#"):
                 continue
+            if not (token.isascii() and token.isprintable()):
+                raise SettingsError(
+                    f"{path}:{number}: a token of other characters than ASCII's, which no header holds"
+                )
             if len(token) < SHORTEST_TOKEN:
                 raise SettingsError(
                     f"{path}:{number}: a token of {len(token)} characters; expected {SHORTEST_TOKEN}: "
@@ -82,7 +90,7 @@ class Access:
                 )
             if _digest(token) in names:
                 raise SettingsError(f"{path}:{number}: this token stands there twice")
-            names[_digest(token)] = name.strip() or f"token {number}"
+            names[_digest(token)] = rest[0].strip() if rest else f"token {number}"
         if not names:
             raise SettingsError(f"{path} holds no token; expected one a line")
         return cls(names, a_minute)
@@ -108,11 +116,12 @@ class Access:
                 "the token is missing; expected the header Authorization: Bearer …",
                 code="missing_api_key",
             )
-        name = self._name_of(token.strip())
+        digest = _digest(token.strip())
+        name = self._name_of(digest)
         if name is None:
             raise Fault(401, "the token is unknown", code="invalid_api_key")
         if self.a_minute is not None:
-            quota = self._quotas.setdefault(name, Quota(self.a_minute, float(self.a_minute)))
+            quota = self._quotas.setdefault(digest, Quota(self.a_minute, float(self.a_minute)))
             if (wait_s := quota.take()) > 0:
                 raise Fault(
                     429,
@@ -122,9 +131,28 @@ class Access:
                 )
         return name
 
-    def _name_of(self, token: str) -> str | None:
+    def require_host(self, host: str | None) -> None:
+        """Refuse a name that is not the server's: a page may have its own name lead here (DNS rebinding).
+
+        Args:
+            host: The header `Host`; None of programs that send none, which no browser is.
+
+        Raises:
+            Fault: It is none of `hosts`.
+        """
+        if self.hosts is None or host is None:
+            return
+        name = _name_in(f"//{host}")
+        if name not in self.hosts:
+            raise Fault(
+                403,
+                f"this server is not {host[:100]!r}; ask it as localhost, or start it with --allow-host NAME",
+                code="foreign_host",
+            )
+
+    def _name_of(self, digest: bytes) -> str | None:
         """Compare with every token in a time that tells nothing about any of them."""
-        digest, found = _digest(token), None
+        found = None
         for known, name in self.names.items():
             if hmac.compare_digest(digest, known):
                 found = name
@@ -149,6 +177,25 @@ def refuse_foreign_page(origin: str | None, host: str | None) -> None:
         netloc = ""
     if not netloc or netloc != host:
         raise Fault(403, f"a page of {origin[:100]} may not ask this server", code="foreign_origin")
+
+
+def require_host_name(option: str, name: str) -> None:
+    """Refuse what no header `Host` names.
+
+    Raises:
+        SettingsError: It has a scheme, a port or a path, or is no name at all.
+    """
+    if not name or _name_in(f"//{name}") not in (name.lower(), name.lower().strip("[]")):
+        raise SettingsError(
+            f"{option} is {name!r}; expected a name without scheme and port, such as asr.example.org"
+        )
+
+
+def _name_in(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:  # brackets that do not close
+        return None
 
 
 def _digest(token: str) -> bytes:

@@ -25,7 +25,7 @@ from runtime.server.corrections import add_correction, describe_corrections, for
 from runtime.server.faults import STATUSES, Fault
 from runtime.server.fields import refuse_query
 from runtime.server.gallery_endpoints import fit, list_gallery, show_picture
-from runtime.server.openapi import document
+from runtime.server.openapi import HEALTH, document
 from runtime.server.page import page
 from runtime.server.service import Service
 from runtime.server.transcriptions import transcribe
@@ -138,6 +138,8 @@ class Envelope:
         started = time.perf_counter()
         token: str | None = None
         try:
+            if scope["path"] not in HEALTH:  # which probes ask by any name
+                self._service.access.require_host(headers.get("host"))
             refuse_foreign_page(headers.get("origin"), headers.get("host"))
             if scope["path"].startswith(GUARDED):
                 token = self._service.access.admit(headers.get("authorization"))

@@ -21,7 +21,10 @@ from runtime.errors import (
 STATUSES: Final[Mapping[int, tuple[str, str]]] = {
     400: ("invalid_request_error", "A field is unknown, missing or out of its range, or a file is damaged."),
     401: ("invalid_request_error", "The token is missing or unknown."),
-    403: ("invalid_request_error", "The request comes from a page of another origin."),
+    403: (
+        "invalid_request_error",
+        "The request comes from a page of another origin, or by a name that is not the server's.",
+    ),
     404: ("invalid_request_error", "There is no such model, picture or path, or nothing is kept here."),
     405: ("invalid_request_error", "The path does not take this method."),
     408: ("invalid_request_error", "The body took too long to arrive."),

@@ -13,7 +13,8 @@ import time
 import httpx
 import pytest
 
-from runtime.commands.main import main
+from runtime.commands import serve as serve_command
+from runtime.commands.main import main, parse_args
 from runtime.errors import SettingsError
 from runtime.server.listening import bind, listen
 from tests.conftest import ROOT
@@ -89,6 +90,10 @@ def test_it_answers_logs_and_drains(pocket_bundle):
         (["--tokens", "EMPTY"], "holds no token"),
         (["--tokens", "SHORT"], "expected 16"),
         (["--tokens", "TWICE"], "stands there twice"),
+        (["--tokens", "UMLAUT"], "UMLAUT:1: a token of other characters than ASCII's"),
+        (["--allow-host", "http://asr.example.org"], "--allow-host is 'http://asr.example.org'"),
+        (["--allow-host", "asr.example.org:443"], "without scheme and port"),
+        (["--allow-host", ""], "--allow-host is ''"),
         (["--requests-per-minute", "5"], "of each token of --tokens"),
         (["--limit-batch", "0"], "batch is 0"),
         (["--limit-audio-s", "nan"], "audio_s is nan"),
@@ -108,6 +113,7 @@ def test_what_cannot_be_served_is_refused(pocket_bundle, tmp_path, capsys, optio
     (tmp_path / "EMPTY").write_text("# none\n")
     (tmp_path / "SHORT").write_text("abc\n")
     (tmp_path / "TWICE").write_text("0123456789abcdef a\n0123456789abcdef b\n")
+    (tmp_path / "UMLAUT").write_text("schlüssel-schlüssel\n", encoding="utf-8")
     options = [str(tmp_path / each) if (tmp_path / each).is_file() else each for each in options]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -116,6 +122,45 @@ def test_what_cannot_be_served_is_refused(pocket_bundle, tmp_path, capsys, optio
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_it_answers_to_its_own_names_alone(pocket_bundle):
+    process, url, _, reader = serve(pocket_bundle, "--allow-host", "ASR.example.org")
+    port = url.rpartition(":")[2]
+
+    def ask(host, path="/v1/models", **headers):
+        return httpx.get(f"{url}{path}", headers={"Host": host, **headers}).status_code
+
+    try:
+        for host in ("127.0.0.1", "LOCALHOST", "[::1]", "asr.example.org"):
+            assert ask(f"{host}:{port}") == ask(host) == ask(host, Origin=f"https://{host}") == 200
+        for host in ("evil.example", "localhost.evil.example", "[::1", "192.0.2.1"):
+            assert ask(f"{host}:{port}", Origin=f"http://{host}:{port}") == 403
+            assert ask(host, "/") == 403
+            assert ask(host, "/readyz") == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        reader.join(5)
+
+
+@pytest.mark.parametrize(
+    ("options", "hosts"),
+    [
+        ([], {"localhost", "127.0.0.1", "::1"}),
+        (["--host", "::1"], {"localhost", "127.0.0.1", "::1"}),
+        (["--host", "127.0.0.2"], {"localhost", "127.0.0.1", "::1", "127.0.0.2"}),
+        (["--tokens", "TOKENS"], None),
+        (["--host", "0.0.0.0", "--insecure"], None),
+        (
+            ["--host", "0.0.0.0", "--tokens", "TOKENS", "--allow-host", "a.example"],
+            {"localhost", "127.0.0.1", "::1", "0.0.0.0", "a.example"},
+        ),
+    ],
+)
+def test_names_that_it_answers_to(options, hosts):
+    args = parse_args(["serve", "--bundle", "b", *options])
+    assert serve_command._hosts(args, has_tokens="--tokens" in options) == hosts
 
 
 def test_a_port_that_is_taken_is_told_before_the_bundle_is_read(capsys):
