@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
 from starlette.datastructures import FormData
@@ -91,15 +91,16 @@ async def _form(request: Request, limits: Limits) -> FormData:
     Raises:
         Fault: It is none, holds too many fields, or is cut off.
     """
-    parser = _WholeForm(
-        request.headers,
-        request.stream(),
-        max_files=limits.fields,
-        max_fields=limits.fields,
-        max_part_size=limits.body_bytes,
-    )
     try:
-        form = await parser.parse()
+        async with aclosing(request.stream()) as stream:
+            parser = _WholeForm(
+                request.headers,
+                stream,
+                max_files=limits.fields,
+                max_fields=limits.fields,
+                max_part_size=limits.body_bytes,
+            )
+            form = await parser.parse()
     except MultiPartException as error:
         raise Fault(400, f"the form cannot be read: {error.message}") from error
     except UnicodeError as error:
