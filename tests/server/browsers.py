@@ -1,7 +1,7 @@
 """Chromium with a microphone that plays a file, and what is measured of the page in it."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +11,10 @@ import pytest
 import soundfile
 import soxr
 
+from tests.conftest import POCKET
+
+PICTURE: Final = "test-0000"  # of the gallery
+SOUND: Final = POCKET / "data" / "test" / "audio" / "test-0000.ogg"  # what is said of it
 CHROMIUM: Final = Path("/usr/bin/chromium")
 PLAYWRIGHT: Final = find_spec("playwright") is not None
 AXE: Final = find_spec("axe_playwright_python") is not None
@@ -186,4 +190,20 @@ def scrolls_sideways(page: Any) -> bool:
     return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
 
 
-Check = Callable[[Visitor, str], None]
+def listing(browser: Any, url: str, sentence: tuple[Path, float]) -> Visitor:
+    """Come to the list."""
+    visitor = Visitor(browser, url)
+    visitor.enter()
+    visitor.pick(PICTURE)
+    visitor.say(sentence[1] + 0.3)
+    visitor.state("list")
+    return visitor
+
+
+def confirm_by_file(visitor: Visitor) -> None:
+    """Confirm the first sentence that is heard in a file."""
+    visitor.pick(PICTURE)
+    visitor.page.set_input_files("#sound-file", SOUND)
+    visitor.state("list")
+    visitor.page.keyboard.press("1")
+    visitor.state("done")

@@ -6,16 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from runtime.pipeline import MultimodalASR
 from runtime.server.access import Access
+from runtime.server.gallery import read_gallery
 from runtime.server.limits import Limits
 from runtime.server.listening import Server
 from runtime.server.service import Service
 from tests.conftest import POCKET
+from tests.server.browsers import SOUND, chromium, microphone
 
 AUDIO = POCKET / "data" / "test" / "audio"
 IMAGES = POCKET / "data" / "test" / "images"
@@ -84,3 +88,47 @@ def clip() -> bytes:
 @pytest.fixture(scope="session")
 def picture() -> bytes:
     return sorted(IMAGES.iterdir())[0].read_bytes()
+
+
+# -- the page in a browser
+
+
+@pytest.fixture(scope="module")
+def offered(pocket_asr) -> Iterator[Running]:
+    """A server with a gallery, which keeps the sounds that it is sent in `sounds`."""
+    with running(pocket_asr) as up:
+        up.service.gallery = read_gallery(IMAGES)
+        yield up
+
+
+@pytest.fixture
+def sounds(offered, monkeypatch) -> list[bytes]:
+    heard: list[bytes] = []
+    decode = offered.service.waveform
+
+    async def noted(content: bytes) -> Any:
+        heard.append(content)
+        return await decode(content)
+
+    monkeypatch.setattr(offered.service, "waveform", noted)
+    return heard
+
+
+@pytest.fixture(scope="module")
+def sentence(tmp_path_factory) -> tuple[Path, float]:
+    path = tmp_path_factory.mktemp("microphone") / "sentence.wav"
+    return path, microphone(path, SOUND)
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright, sentence) -> Iterator[Any]:
+    with chromium(playwright, sentence[0]) as started:
+        yield started

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,21 @@ from runtime.server.gallery import read_gallery
 from runtime.server.page import FOLDER, HEADERS, page_files
 from runtime.server.pictures import picture_id
 from tests.server.browsers import (
+    PICTURE,
+    SOUND,
     TREMOR_S,
     Visitor,
     chromium,
+    confirm_by_file,
+    listing,
     microphone,
     needs_browser,
     scrolls_sideways,
     small_targets,
     violations,
 )
-from tests.server.conftest import AUDIO, IMAGES, Running, running, wait_until
+from tests.server.conftest import IMAGES, Running, running, wait_until
 
-PICTURE, SOUND = "test-0000", AUDIO / "test-0000.ogg"
 OTHER = "test-0001"
 LARGEST_BYTES = 100_000
 ENHANCED, EDGES = 7.0, 3.0  # contrast of text, of edges and focus
@@ -127,47 +130,6 @@ def tokens(folder: Path) -> Access:
 # -- in the browser --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def offered(pocket_asr) -> Iterator[Running]:
-    """A server with a gallery, which keeps the sounds that it is sent in `sounds`."""
-    with running(pocket_asr) as up:
-        up.service.gallery = read_gallery(IMAGES)
-        yield up
-
-
-@pytest.fixture
-def sounds(offered, monkeypatch) -> list[bytes]:
-    heard: list[bytes] = []
-    decode = offered.service.waveform
-
-    async def noted(content: bytes) -> Any:
-        heard.append(content)
-        return await decode(content)
-
-    monkeypatch.setattr(offered.service, "waveform", noted)
-    return heard
-
-
-@pytest.fixture(scope="module")
-def sentence(tmp_path_factory) -> tuple[Path, float]:
-    path = tmp_path_factory.mktemp("microphone") / "sentence.wav"
-    return path, microphone(path, SOUND)
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser(playwright, sentence) -> Iterator[Any]:
-    with chromium(playwright, sentence[0]) as started:
-        yield started
-
-
 class TestInABrowser:
     pytestmark = needs_browser
 
@@ -211,7 +173,7 @@ class TestInABrowser:
         assert all(url.startswith((offered.url, "blob:", "data:")) for url in visitor.loaded)
 
     def test_marks_are_what_differs(self, offered, browser, sentence, sounds):
-        visitor = listing(browser, offered, sentence)
+        visitor = listing(browser, offered.url, sentence)
         first, *others = visitor.sentences()
         marked = visitor.page.eval_on_selector_all(
             "#alternatives li",
@@ -228,7 +190,7 @@ class TestInABrowser:
             assert set(" ".join(old).split()) <= set(first.split())
 
     def test_repairs(self, offered, browser, sentence, sounds):
-        visitor = listing(browser, offered, sentence)
+        visitor = listing(browser, offered.url, sentence)
         heard = visitor.sentences()
         visitor.press("None of these")
         visitor.state("speak")
@@ -256,7 +218,7 @@ class TestInABrowser:
         assert len(sounds) == 2
 
     def test_changing_the_picture_keeps_what_was_said(self, offered, browser, sentence, sounds):
-        visitor = listing(browser, offered, sentence)
+        visitor = listing(browser, offered.url, sentence)
         visitor.press("Change the picture")
         visitor.state("choose")
         visitor.press(f"Picture {OTHER}")
@@ -291,7 +253,7 @@ class TestInABrowser:
         assert visitor.complaints == []
 
     def test_show_big_copy_and_speak(self, offered, browser, sentence, sounds):
-        visitor = listing(browser, offered, sentence)
+        visitor = listing(browser, offered.url, sentence)
         visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         visitor.page.evaluate(
             """() => { globalThis.spoken = [];
@@ -651,24 +613,6 @@ class TestMicrophone:
 
 
 # -- ways through the page -------------------------------------------------------------------------------
-
-
-def listing(browser: Any, offered: Running, sentence: tuple[Path, float]) -> Visitor:
-    """Come to the list."""
-    visitor = Visitor(browser, offered.url)
-    visitor.enter()
-    visitor.pick(PICTURE)
-    visitor.say(sentence[1] + 0.3)
-    visitor.state("list")
-    return visitor
-
-
-def confirm_by_file(visitor: Visitor) -> None:
-    visitor.pick(PICTURE)
-    visitor.page.set_input_files("#sound-file", SOUND)
-    visitor.state("list")
-    visitor.page.keyboard.press("1")
-    visitor.state("done")
 
 
 def every_state(visitor: Visitor, seconds: float, check: Callable[[str], None]) -> None:

@@ -4,10 +4,15 @@ const TOKEN = "earsight-token";
 const WAITS = 2; // times that a busy server is asked again by itself
 
 export class Trouble extends Error {
-  constructor(sentence, next, code = null) {
+  // `status` and `code` are the server's; null where it gave no answer.
+  constructor(sentence, next, status = null, code = null) {
     super(sentence);
-    this.next = next;
-    this.code = code;
+    Object.assign(this, { next, status, code });
+  }
+
+  // Whether the same may be taken another time.
+  get passes() {
+    return this.status === null || [401, 408, 429].includes(this.status) || this.status >= 500;
   }
 }
 
@@ -44,6 +49,13 @@ export class Server {
     }
   }
 
+  // Returns a file.
+  async bytes(path) {
+    const answer = await this.send(path, "GET");
+    if (!answer.ok) throw await troubleOf(answer);
+    return answer.blob();
+  }
+
   async send(path, method, form, json, signal) {
     const headers = {};
     const token = sessionStorage.getItem(TOKEN);
@@ -74,9 +86,8 @@ export class Server {
 
 async function troubleOf(answer) {
   const { error = {} } = await answer.json().catch(() => ({}));
-  const known = SENTENCES[answer.status];
-  if (known) return new Trouble(...known, error.code);
-  return new Trouble("The server did not take this.", `It says: ${error.message ?? answer.status}`, error.code);
+  const unknown = ["The server did not take this.", `It says: ${error.message ?? answer.status}`];
+  return new Trouble(...(SENTENCES[answer.status] ?? unknown), answer.status, error.code);
 }
 
 export function formOf(fields) {

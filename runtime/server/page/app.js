@@ -3,7 +3,7 @@
 import { inWords, itemOf } from "./alternatives.js";
 import { formOf, Server, Trouble } from "./api.js";
 import { Keeping } from "./keeping.js";
-import { Camera, Gallery } from "./pictures.js";
+import { Camera, fitting, Gallery } from "./pictures.js";
 import { Recorder } from "./recorder.js";
 import { Scanner } from "./scanning.js";
 import { loadSettings, saveSettings } from "./settings.js";
@@ -164,22 +164,24 @@ function begin() {
   say("");
 }
 
-async function bring(blob, name) {
-  const picture = { name, blob, url: URL.createObjectURL(blob) };
+async function bring(file, name) {
   show("working");
   say("The picture is sent.");
+  const given = signal();
+  const blob = await fitting(file);
+  const picture = { name, blob, url: URL.createObjectURL(blob) };
   try {
-    await send(picture);
+    await send(picture, given);
   } catch (error) {
     if (error.name === "AbortError") return show("choose");
-    return trouble(error, () => bring(blob, name));
+    return trouble(error, () => bring(file, name));
   }
   pick(picture);
 }
 
-async function send(picture) {
+async function send(picture, given) {
   const form = formOf({ file: picture.blob });
-  picture.id = (await server.ask("/v1/pictures", { method: "POST", form, signal: signal() })).id;
+  picture.id = (await server.ask("/v1/pictures", { method: "POST", form, signal: given })).id;
 }
 
 function signal() {
@@ -300,7 +302,7 @@ async function transcribe(given) {
     return await ask();
   } catch (error) {
     if (error.code !== "picture_not_found" || !now.picture?.blob) throw error;
-    await send(now.picture); // the server has forgotten it
+    await send(now.picture, given); // the server has forgotten it
     return ask();
   }
 }

@@ -1,6 +1,6 @@
 // Keeps what was said and chosen, where the server offers it and the speaker agrees.
 
-import { formOf } from "./api.js";
+import { formOf, Trouble } from "./api.js";
 import { madeUpName, saveSettings } from "./settings.js";
 
 const PATH = "/v1/corrections";
@@ -51,32 +51,55 @@ export class Keeping {
     this.noted = null;
   }
 
+  // The newest is sent first: one that the server always fails on holds up no other.
   async settle() {
-    if (this.noted) this.unsent.push(this.noted);
+    if (this.noted) this.unsent = [this.noted, ...this.unsent.filter(({ recording }) => recording !== this.noted.recording)];
     this.noted = null;
     if (!this.isOn) this.unsent = [];
     if (this.sending) return;
     this.sending = true;
     try {
       await this.sendAll();
-    } catch (error) {
-      this.say(`The last sentence is not kept yet: ${error.message} It is tried again with the next one.`);
     } finally {
       this.sending = false;
     }
   }
 
+  // What is refused for good is given up; what may be taken later comes after the others, with the next sentence.
   async sendAll() {
     while (this.unsent.length) {
-      const [correction] = this.unsent;
+      const correction = this.unsent.shift();
       try {
-        await this.send(correction, { image_id: correction.picture?.id });
+        await this.sendOne(correction);
       } catch (error) {
-        if (error.code !== "picture_not_found") throw error;
-        await this.send(correction, { image: await bytesOf(correction.picture) });
+        if (!(error instanceof Trouble)) throw error;
+        if (error.passes) {
+          this.putBack(correction);
+          return this.say(`A sentence is not kept yet: ${error.message} It is tried again with the next one.`);
+        }
+        this.say(`A sentence cannot be kept. ${error.message} ${error.next}`);
       }
-      this.unsent.shift();
     }
+  }
+
+  // Of one recording, the server keeps what it is told last.
+  putBack(correction) {
+    if (!this.unsent.some(({ recording }) => recording === correction.recording)) this.unsent.push(correction);
+  }
+
+  async sendOne(correction) {
+    try {
+      await this.send(correction, { image_id: correction.picture?.id });
+    } catch (error) {
+      if (error.code !== "picture_not_found") throw error;
+      await this.send(correction, { image: await this.bytesOf(correction.picture) });
+    }
+  }
+
+  // Its file, where the server keeps only what it computed of it.
+  async bytesOf({ blob, url, name }) {
+    const content = blob ?? (await this.server.bytes(url));
+    return new File([content], name, { type: content.type });
   }
 
   send({ recording, picture, shown, ...told }, image) {
@@ -102,10 +125,4 @@ export class Keeping {
     }
     $("forget").focus();
   }
-}
-
-// Its file, where the server keeps only what it computed of it.
-async function bytesOf({ blob, url, name }) {
-  const content = blob ?? (await (await fetch(url)).blob());
-  return new File([content], name, { type: content.type });
 }
