@@ -1,8 +1,11 @@
 """What the page keeps with the speaker's consent: what is refused, what waits, what fits into a request."""
 
+import asyncio
 import io
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +14,8 @@ from PIL import Image
 
 from runtime.server.correction_store import CorrectionStore
 from runtime.server.limits import Limits
-from tests.server.browsers import Visitor, confirm_by_file, microphone, needs_browser
-from tests.server.conftest import AUDIO, wait_until
+from tests.server.browsers import TREMOR_S, Visitor, confirm_by_file, microphone, needs_browser, violations
+from tests.server.conftest import AUDIO, Running, wait_until
 
 pytestmark = needs_browser
 
@@ -126,6 +129,142 @@ class TestRefused:
         wait_until(lambda: len(references(store)) == 1)
         assert references(store) != ["a dog on a beach"]
         assert visitor.complaints == []
+
+
+class TestStopped:
+    """The speaker deletes what is kept, or stops the keeping, while a sentence waits or is on its way."""
+
+    @pytest.fixture
+    def busy(self, visitor) -> None:
+        """A server that is too busy for the first sentence, for a second."""
+        answers = [{"status": 503, "headers": {"Retry-After": "1"}, "json": {"error": {"message": "full"}}}]
+
+        def answer(route: Any) -> None:
+            if route.request.method == "POST" and answers:
+                route.fulfill(**answers.pop())
+            else:
+                route.continue_()
+
+        visitor.page.route("**/v1/corrections", answer)
+
+    def test_deleted_while_it_waits_for_its_next_try(self, visitor, store, busy):
+        visitor.enter()
+        confirm_and_go_on(visitor)
+        delete_all(visitor)
+        settings_has(visitor, "They are deleted.")
+        visitor.pause(2.5)
+        assert references(store) == []
+        visitor.press("Close")
+        visitor.pause(TREMOR_S)
+        confirm_and_go_on(visitor)  # the next one is kept again
+        wait_until(lambda: len(references(store)) == 1)
+        assert visitor.complaints == []
+
+    def test_stopped_while_it_waits_for_its_next_try(self, visitor, store, busy):
+        visitor.enter()
+        confirm_and_go_on(visitor)
+        stop_keeping(visitor)
+        visitor.press("Close")
+        visitor.pause(2.5)
+        assert visitor.page.inner_text("footer") == "Your recordings are not kept."
+        assert references(store) == []
+        assert visitor.complaints == []
+
+    def test_deleted_while_the_server_is_at_work_on_it(self, offered, visitor, store, monkeypatch):
+        visitor.enter()
+        confirm_by_file(visitor)
+        steps = slowed(offered, monkeypatch)
+        visitor.press("Next picture")
+        wait_until(lambda: steps == ["begun"])
+        visitor.state("choose")
+        delete_all(visitor)
+        settings_has(visitor, "They are being deleted.")
+        assert steps == ["begun"]
+        settings_has(visitor, "They are deleted.")
+        assert steps == ["begun", "ended"]
+        visitor.pause(0.5)
+        assert references(store) == []
+
+    def test_stopped_while_the_server_is_at_work_on_it(self, offered, visitor, store, monkeypatch):
+        visitor.enter()
+        confirm_by_file(visitor)
+        steps = slowed(offered, monkeypatch)
+        visitor.press("Next picture")
+        wait_until(lambda: steps == ["begun"])
+        visitor.state("choose")
+        stop_keeping(visitor)
+        assert steps == ["begun"]
+        visitor.page.wait_for_selector("#late", state="visible")
+        assert len(references(store)) == 1
+        assert violations(visitor.page) == []
+        visitor.press("Delete all recordings under this name")
+        visitor.press("Yes, delete them")
+        settings_has(visitor, "They are deleted.")
+        assert references(store) == []
+        assert visitor.page.is_hidden("#late")
+
+    def test_what_is_noted_later_is_not_lost(self, offered, browser):
+        visitor = Visitor(browser, offered.url)
+        visitor.enter()
+        sent = visitor.page.evaluate(
+            """async () => {
+            const { Keeping } = await import("/page/keeping.js");
+            const sent = [], answers = [];
+            const server = {ask: (path, {form}) => {
+              sent.push(form.get("reference"));
+              return new Promise((resolve) => answers.push(resolve));
+            }};
+            const keeping = new Keeping(server, {consent: true, speaker: "anna"}, () => {});
+            keeping.offer = {enabled: true};
+            const note = (reference) => keeping.note({reference, recording: {wav: new Blob([reference])}});
+            note("first");
+            const ended = keeping.settle();
+            note("dropped");
+            keeping.settle();
+            keeping.stop();
+            note("second");
+            keeping.settle();
+            answers.shift()();
+            await new Promise((resolve) => setTimeout(resolve));
+            answers.shift()();
+            await ended;
+            return sent; }"""
+        )
+        assert sent == ["first", "second"]
+
+
+def slowed(offered: Running, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make the server take two seconds to read a sound; return what it has begun and ended."""
+    steps: list[str] = []
+    decode = offered.service.waveform
+
+    async def decoded(content: bytes) -> Any:
+        steps.append("begun")
+        await asyncio.sleep(2.0)
+        steps.append("ended")
+        return await decode(content)
+
+    monkeypatch.setattr(offered.service, "waveform", decoded)
+    return steps
+
+
+def stop_keeping(visitor: Visitor) -> None:
+    visitor.press("Settings")
+    visitor.pause(TREMOR_S)
+    visitor.page.get_by_role("switch", name=re.compile("^Keep")).click()
+
+
+def delete_all(visitor: Visitor) -> None:
+    visitor.press("Settings")
+    visitor.pause(TREMOR_S)
+    visitor.press("Delete all recordings under this name")
+    visitor.press("Yes, delete them")
+
+
+def settings_has(visitor: Visitor, words: str) -> None:
+    visitor.page.wait_for_function(
+        "words => document.getElementById('forgotten').textContent === words", arg=words
+    )
 
 
 class TestRoom:

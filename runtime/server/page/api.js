@@ -33,13 +33,15 @@ export class Server {
     this.onWait = onWait;
   }
 
-  // Returns the answer's JSON. `signal` gives up.
-  async ask(path, { method = "GET", form, json, signal } = {}) {
+  // Returns the answer's JSON. `signal` gives up; with `whole`, between two attempts alone: what the server may have
+  // received whole is answered first.
+  async ask(path, { method = "GET", form, json, signal, whole = false } = {}) {
     for (let waits = 0; ; ) {
-      const answer = await this.send(path, method, form, json, signal);
+      signal?.throwIfAborted();
+      const answer = await this.send(path, method, form, json, whole ? null : signal);
       if (answer.ok) return answer.json();
       if (answer.status === 401) {
-        sessionStorage.setItem(TOKEN, await this.askToken());
+        sessionStorage.setItem(TOKEN, await unlessGivenUp(this.askToken(), signal));
       } else if ([429, 503].includes(answer.status) && waits < WAITS) {
         waits += 1;
         await this.wait(Number(answer.headers.get("Retry-After")) || 2, signal);
@@ -74,14 +76,15 @@ export class Server {
 
   wait(seconds, signal) {
     this.onWait(seconds);
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(resolve, 1000 * seconds);
-      signal?.addEventListener("abort", () => {
-        clearTimeout(timer);
-        reject(signal.reason);
-      });
-    });
+    return unlessGivenUp(new Promise((resolve) => setTimeout(resolve, 1000 * seconds)), signal);
   }
+}
+
+function unlessGivenUp(promise, signal) {
+  if (!signal) return promise;
+  signal.throwIfAborted();
+  const givenUp = new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  return Promise.race([promise, givenUp]);
 }
 
 async function troubleOf(answer) {

@@ -439,6 +439,7 @@ function showSettings() {
 function set(name, value) {
   settings[name] = value;
   saveSettings(settings);
+  if (!settings.consent) keeping.stop();
   showSettings();
   if (name !== "oneSwitch" && name !== "pace") return;
   if (settings.oneSwitch) scanner.start(settings.pace);

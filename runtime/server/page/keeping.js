@@ -8,7 +8,8 @@ const $ = (id) => document.getElementById(id);
 
 export class Keeping {
   constructor(server, settings, say) {
-    Object.assign(this, { server, settings, say, noted: null, unsent: [], offer: { enabled: false } });
+    Object.assign(this, { server, settings, say, offer: { enabled: false } });
+    Object.assign(this, { noted: null, unsent: [], sending: null, isLate: false });
   }
 
   async open() {
@@ -39,7 +40,14 @@ export class Keeping {
     $("kept").textContent = this.isOn
       ? `What you say and choose is kept under the name ${settings.speaker}, ${days}. You can stop this in Settings.`
       : "Your recordings are not kept.";
+    $("late").hidden = this.isOn || !this.isLate;
     this.askSurely(false);
+  }
+
+  // Whether one was kept that was on its way when the speaker stopped this.
+  setLate(isLate) {
+    this.isLate = isLate;
+    $("late").hidden = this.isOn || !isLate;
   }
 
   // Nothing is sent before the speaker goes on, so that Undo undoes it.
@@ -56,23 +64,29 @@ export class Keeping {
     if (this.noted) this.unsent = [this.noted, ...this.unsent.filter(({ recording }) => recording !== this.noted.recording)];
     this.noted = null;
     if (!this.isOn) this.unsent = [];
-    if (this.sending) return;
-    this.sending = true;
-    try {
-      await this.sendAll();
-    } finally {
-      this.sending = false;
-    }
+    this.sending ??= this.sendAll().finally(() => (this.sending = null));
+    await this.sending;
+  }
+
+  // Nothing is sent any more. What is on its way is not broken off: the server may have it whole, and goes on with it.
+  stop() {
+    this.noted = null;
+    this.unsent = [];
+    this.giveUp?.abort();
   }
 
   // What is refused for good is given up; what may be taken later comes after the others, with the next sentence.
   async sendAll() {
     while (this.unsent.length) {
       const correction = this.unsent.shift();
+      this.giveUp = new AbortController();
+      const { signal } = this.giveUp;
       try {
-        await this.sendOne(correction);
+        await this.sendOne(correction, signal);
+        if (!this.isOn) this.setLate(true);
       } catch (error) {
-        if (!(error instanceof Trouble)) throw error;
+        if (!(error instanceof Trouble) && error.name !== "AbortError") throw error;
+        if (signal.aborted) continue;
         if (error.passes) {
           this.putBack(correction);
           return this.say(`A sentence is not kept yet: ${error.message} It is tried again with the next one.`);
@@ -87,12 +101,12 @@ export class Keeping {
     if (!this.unsent.some(({ recording }) => recording === correction.recording)) this.unsent.push(correction);
   }
 
-  async sendOne(correction) {
+  async sendOne(correction, signal) {
     try {
-      await this.send(correction, { image_id: correction.picture?.id });
+      await this.send(correction, { image_id: correction.picture?.id }, signal);
     } catch (error) {
       if (error.code !== "picture_not_found") throw error;
-      await this.send(correction, { image: await this.bytesOf(correction.picture) });
+      await this.send(correction, { image: await this.bytesOf(correction.picture) }, signal);
     }
   }
 
@@ -102,9 +116,9 @@ export class Keeping {
     return new File([content], name, { type: content.type });
   }
 
-  send({ recording, picture, shown, ...told }, image) {
+  send({ recording, picture, shown, ...told }, image, signal) {
     const form = formOf({ ...told, ...image, file: recording.wav, shown: JSON.stringify(shown), consent: true });
-    return this.server.ask(PATH, { method: "POST", form });
+    return this.server.ask(PATH, { method: "POST", form, signal, whole: true });
   }
 
   askSurely(asks) {
@@ -114,15 +128,19 @@ export class Keeping {
   }
 
   async deleteAll() {
+    const { speaker } = this.settings;
     this.askSurely(false);
-    this.noted = null;
-    this.unsent = [];
+    $("forget").focus();
+    $("forgotten").textContent = "They are being deleted.";
+    this.stop();
+    // What is on its way is kept or refused first: a deletion before would miss it. A defect is told by `settle`.
+    await this.sending?.catch(() => {});
     try {
-      await this.server.ask(`${PATH}/speakers/${encodeURIComponent(this.settings.speaker)}`, { method: "DELETE" });
+      await this.server.ask(`${PATH}/speakers/${encodeURIComponent(speaker)}`, { method: "DELETE" });
       $("forgotten").textContent = "They are deleted.";
+      this.setLate(false);
     } catch (error) {
       $("forgotten").textContent = `They are not deleted: ${error.message}`;
     }
-    $("forget").focus();
   }
 }
