@@ -13,7 +13,7 @@ import soxr
 
 from tests.conftest import POCKET
 
-PICTURE: Final = "test-0000"  # of the gallery
+PICTURE, OTHER = "test-0000", "test-0001"  # of the gallery
 SOUND: Final = POCKET / "data" / "test" / "audio" / "test-0000.ogg"  # what is said of it
 CHROMIUM: Final = Path("/usr/bin/chromium")
 PLAYWRIGHT: Final = find_spec("playwright") is not None

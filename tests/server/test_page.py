@@ -15,6 +15,7 @@ from runtime.server.gallery import read_gallery
 from runtime.server.page import FOLDER, HEADERS, page_files
 from runtime.server.pictures import picture_id
 from tests.server.browsers import (
+    OTHER,
     PICTURE,
     SOUND,
     TREMOR_S,
@@ -30,7 +31,6 @@ from tests.server.browsers import (
 )
 from tests.server.conftest import IMAGES, Running, running, wait_until
 
-OTHER = "test-0001"
 LARGEST_BYTES = 100_000
 ENHANCED, EDGES = 7.0, 3.0  # contrast of text, of edges and focus
 TOKEN = "a-token-of-the-tests-1"

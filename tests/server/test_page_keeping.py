@@ -136,8 +136,8 @@ class TestStopped:
 
     @pytest.fixture
     def busy(self, visitor) -> None:
-        """A server that is too busy for the first sentence, for a second."""
-        answers = [{"status": 503, "headers": {"Retry-After": "1"}, "json": {"error": {"message": "full"}}}]
+        """A server that is too busy for the first sentence, for four seconds."""
+        answers = [{"status": 503, "headers": {"Retry-After": "4"}, "json": {"error": {"message": "full"}}}]
 
         def answer(route: Any) -> None:
             if route.request.method == "POST" and answers:
@@ -152,7 +152,7 @@ class TestStopped:
         confirm_and_go_on(visitor)
         delete_all(visitor)
         settings_has(visitor, "They are deleted.")
-        visitor.pause(2.5)
+        visitor.pause(4.5)
         assert references(store) == []
         visitor.press("Close")
         visitor.pause(TREMOR_S)
@@ -165,7 +165,7 @@ class TestStopped:
         confirm_and_go_on(visitor)
         stop_keeping(visitor)
         visitor.press("Close")
-        visitor.pause(2.5)
+        visitor.pause(4.5)
         assert visitor.page.inner_text("footer") == "Your recordings are not kept."
         assert references(store) == []
         assert visitor.complaints == []

@@ -19,7 +19,7 @@ const MOST_BETTER = 0.5; // share of them that may fit better than the right one
 const PACES = [0.7, 1, 1.5, 2, 3, 4, 6, 8]; // seconds
 
 const $ = (id) => document.getElementById(id);
-const now = { state: null, since: 0, picture: null, recording: null, alternatives: [], result: null };
+const now = { state: null, since: 0, asked: null, picture: null, recording: null, alternatives: [], result: null };
 const effort = { since: 0, taps: 0 }; // what a sentence costs, from its picture on
 const settings = loadSettings();
 
@@ -53,6 +53,7 @@ const FOCUS = { speak: "record", listening: "stop", type: "typed", token: "token
 
 function show(state) {
   const isFirst = now.state === null;
+  if (state === "list") now.isNone = false;
   [now.before, now.state, now.since] = [now.state, state, performance.now()];
   for (const section of document.querySelectorAll("[data-state]")) section.hidden = section.dataset.state !== state;
   $("picked").hidden = ["choose", "token"].includes(state);
@@ -60,6 +61,7 @@ function show(state) {
   $("change").hidden = ["listening", "working"].includes(state);
   $("change").textContent = now.picture ? "Change the picture" : "Choose a picture";
   $("back-to-list").hidden = !now.alternatives.length;
+  $("trouble-back").textContent = now.alternatives.length ? "Back to the list" : "Back";
   $("send-kept").hidden = !now.aside;
   voice.hush();
   const mayType = !settings.oneSwitch || !["type", "token"].includes(state);
@@ -81,17 +83,21 @@ function tell(text) {
 
 // `retry` is what the button Try again does; without, there is no such button.
 function trouble(error, retry) {
-  if (!(error instanceof Trouble)) {
-    console.error(error);
-    error = new Trouble("This page has made a mistake.", "Load the page again. If it happens again, tell whoever runs the server.");
-  }
+  error = told(error);
   now.retry = retry;
   $("retry").hidden = !retry;
   $("trouble-play").hidden = !now.recording;
+  $("trouble-back").hidden = retry === open;
   $("trouble-title").textContent = error.message;
   $("trouble-next").textContent = error.next;
   show("trouble");
   tell(error.next);
+}
+
+function told(error) {
+  if (error instanceof Trouble) return error;
+  console.error(error);
+  return new Trouble("This page has made a mistake.", "Load the page again. If it happens again, tell whoever runs the server.");
 }
 
 function askToken() {
@@ -135,17 +141,24 @@ function turnTo(page) {
   scanner.restart();
 }
 
-// Choose another picture; what was recorded stays where it was not settled yet.
+// Choose another picture; what was said and is not settled yet is heard again with it.
 function change() {
-  now.again = ["list", "trouble"].includes(now.state) && now.recording;
-  if (!now.again) forget();
+  if (now.state === "done") forget();
+  const isOpen = Boolean(now.recording) && !now.isNone;
+  now.again = isOpen && (now.alternatives.length > 0 || now.state === "trouble");
+  if (isOpen && !now.again) now.aside = now.recording;
   show("choose");
 }
 
 // What is noted is sent before the next sentence begins.
 function forget() {
+  now.aside = null;
+  forgetSentence();
+}
+
+function forgetSentence() {
   keeping.settle();
-  Object.assign(now, { recording: null, aside: null, alternatives: [], result: null });
+  Object.assign(now, { recording: null, alternatives: [], result: null, again: false, isNone: false });
 }
 
 async function pick(picture) {
@@ -155,6 +168,7 @@ async function pick(picture) {
     $("picture").alt = `Picture ${picture.name}`;
   }
   if (now.again) return recognise();
+  forgetSentence();
   begin();
 }
 
@@ -191,24 +205,33 @@ function signal() {
 
 // -- recording ------------------------------------------------------------------------------------------------
 
+// The microphone may take long, and the speaker go on meanwhile: what was there stays until it runs, and it runs only
+// where it was asked for. `asked` is when that screen came.
 async function record() {
-  if (now.starting) return;
-  now.starting = true;
-  forget();
+  const isStarting = now.asked !== null;
+  now.asked = now.since;
+  if (isStarting) return;
   say("Allow the microphone if the browser asks.");
   let level = -Infinity;
+  let failed = null;
   try {
     await recorder.start(settings, (dbfs, peak, seconds) => {
       level = Math.max(dbfs, level - 1.5);
       showLevel(level, peak, seconds);
     }, stop);
-    show("listening");
-    say("Recording. Press Stop when you have finished.");
   } catch (error) {
-    trouble(microphoneTrouble(error), record);
-  } finally {
-    now.starting = false;
+    failed = microphoneTrouble(error);
   }
+  const isHere = now.asked === now.since;
+  now.asked = null;
+  if (failed) return isHere ? trouble(failed, record) : say(told(failed).message);
+  if (!isHere) {
+    recorder.release();
+    return say("Nothing is recorded, since you went on. Press Record when you want to speak.");
+  }
+  forget();
+  show("listening");
+  say("Recording. Press Stop when you have finished.");
 }
 
 function showLevel(dbfs, peak, seconds) {
@@ -388,6 +411,7 @@ function undo() {
 
 function none() {
   note("", "none");
+  now.isNone = true;
   show("speak");
   say("None was right. Say it again, perhaps in other words, or type it.");
 }
@@ -472,15 +496,27 @@ function space(event) {
 }
 
 const BACK = {
-  choose: () => now.before && now.before !== "token" && show(now.again && now.alternatives.length ? "list" : "speak"),
+  choose: () => now.before && now.before !== "token" && leaveChoosing(),
   speak: () => change(),
   listening: putAside,
   working: () => now.abort?.abort(),
   list: () => show("speak"),
   type: () => show(now.alternatives.length ? "list" : "speak"),
   done: undo,
-  trouble: () => show("speak"),
+  trouble: leaveTrouble,
 };
+
+function leaveChoosing() {
+  if (!now.again) show("speak");
+  else show(now.alternatives.length ? "list" : "trouble");
+}
+
+// What was said is not lost by it.
+function leaveTrouble() {
+  if (now.alternatives.length) return show("list");
+  if (now.recording) now.aside = now.recording;
+  show("speak");
+}
 
 function back() {
   BACK[now.state]?.();
@@ -530,6 +566,7 @@ const PRESSED = {
   "trouble-type": () => type(""),
   "trouble-sound": () => $("sound-file").click(),
   "trouble-play": () => voice.play(now.recording.wav),
+  "trouble-back": back,
   slower: () => pace(1),
   faster: () => pace(-1),
   forget: () => keeping.askSurely(true),

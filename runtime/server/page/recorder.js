@@ -65,6 +65,7 @@ export class Recorder {
       track.onended = null;
       track.stop();
     }
+    if (this.node) this.node.port.onmessage = null;
     this.context?.close();
     this.context = null;
   }
