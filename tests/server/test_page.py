@@ -410,10 +410,22 @@ class TestInABrowser:
             visitor.state("token")
             assert violations(visitor.page) == []
             assert small_targets(visitor.page) == []
-            visitor.page.fill("#token", "a-wrong-token-of-tests")
-            visitor.press("Go on")
-            visitor.pause(0.5)
+            for typed, told in (
+                ("a-wrong-token-of-tests", "The server does not know this token. Type it again"),
+                ("яночкавключилараскладку", "A token has only letters from a to z, digits and signs."),
+                ("   ", "A token has only letters from a to z, digits and signs."),
+                ("another-wrong-token-1", "The server does not know this token. Type it again"),
+            ):
+                visitor.page.fill("#token", typed)
+                visitor.press("Go on")
+                complains(visitor, told)
+                assert focused_id(visitor) == "token"
+                assert violations(visitor.page) == []
+                assert small_targets(visitor.page) == []
+                assert visitor.page.evaluate("sessionStorage.length") == 0
+            visitor.page.reload()
             visitor.state("token")
+            assert visitor.page.is_hidden("#token-trouble")
             visitor.page.fill("#token", TOKEN)
             visitor.page.keyboard.press("Enter")
             visitor.state("choose")
@@ -422,6 +434,12 @@ class TestInABrowser:
             visitor.state("list")
             assert TOKEN in visitor.page.evaluate("JSON.stringify(sessionStorage)")
             assert TOKEN not in visitor.page.evaluate("JSON.stringify(localStorage) + document.cookie")
+            visitor.enter()  # known as long as the tab is open
+            up.service.access.names = {b"none": "another"}  # and as long as the server knows it
+            visitor.page.reload()
+            visitor.state("token")
+            complains(visitor, "The server does not know this token.")
+            assert visitor.page.evaluate("sessionStorage.length") == 0
 
     def test_a_busy_server_is_asked_again_and_then_told(self, offered, browser, sentence, sounds):
         visitor = Visitor(browser, offered.url)
@@ -671,6 +689,20 @@ def every_state(visitor: Visitor, seconds: float, check: Callable[[str], None]) 
     page.set_input_files("#sound-file", SOUND)
     visitor.state("trouble")
     check("trouble")
+
+
+def complains(visitor: Visitor, words: str) -> None:
+    """Wait until the form of the token says what is wrong, to eyes and ears."""
+    visitor.page.wait_for_function(
+        """words => { const found = ['token-trouble', 'status'].map((id) => document.getElementById(id));
+        return !found[0].hidden && found.every((one) => one.textContent.startsWith(words)); }""",
+        arg=words,
+    )
+    visitor.pause(TREMOR_S)
+
+
+def focused_id(visitor: Visitor) -> str:
+    return visitor.page.evaluate("document.activeElement.id")
 
 
 def focused(visitor: Visitor) -> str:

@@ -203,6 +203,21 @@ class TestStopped:
         assert references(store) == []
         assert visitor.page.is_hidden("#late")
 
+    def test_a_deletion_that_needs_a_token_asks_for_it(self, visitor, store):
+        refusals = [{"status": 401, "json": {"error": {"message": "unknown"}}}]
+        visitor.page.route(
+            "**/v1/corrections/speakers/*",
+            lambda route: route.fulfill(**refusals.pop()) if refusals else route.continue_(),
+        )
+        visitor.enter()
+        delete_all(visitor)
+        visitor.state("token")  # in front, not behind the settings
+        assert visitor.page.is_hidden("#settings")
+        visitor.page.fill("#token", "a-token-of-the-tests-1")
+        visitor.press("Go on")
+        visitor.state("choose")
+        settings_has(visitor, "They are deleted.")
+
     def test_what_is_noted_later_is_not_lost(self, offered, browser):
         visitor = Visitor(browser, offered.url)
         visitor.enter()

@@ -27,10 +27,11 @@ const SENTENCES = {
 };
 
 export class Server {
-  // `askToken()` resolves to a token; `onWait(seconds)` is told when a busy server will be asked again.
+  // `askToken(wasWrong)` resolves to a token; `onWait(seconds)` is told when a busy server will be asked again.
   constructor(askToken, onWait) {
     this.askToken = askToken;
     this.onWait = onWait;
+    this.token = sessionStorage.getItem(TOKEN);
   }
 
   // Returns the answer's JSON. `signal` gives up; with `whole`, between two attempts alone: what the server may have
@@ -38,10 +39,14 @@ export class Server {
   async ask(path, { method = "GET", form, json, signal, whole = false } = {}) {
     for (let waits = 0; ; ) {
       signal?.throwIfAborted();
+      const { token } = this;
       const answer = await this.send(path, method, form, json, whole ? null : signal);
-      if (answer.ok) return answer.json();
+      if (answer.ok) {
+        if (token) sessionStorage.setItem(TOKEN, token); // kept once it has worked
+        return answer.json();
+      }
       if (answer.status === 401) {
-        sessionStorage.setItem(TOKEN, await unlessGivenUp(this.askToken(), signal));
+        await this.replace(token, signal);
       } else if ([429, 503].includes(answer.status) && waits < WAITS) {
         waits += 1;
         await this.wait(Number(answer.headers.get("Retry-After")) || 2, signal);
@@ -49,6 +54,13 @@ export class Server {
         throw await troubleOf(answer);
       }
     }
+  }
+
+  // Of the token that the server does not know; another request may have replaced it meanwhile.
+  async replace(token, signal) {
+    if (token !== this.token) return;
+    sessionStorage.removeItem(TOKEN);
+    this.token = await unlessGivenUp(this.askToken(Boolean(token)), signal);
   }
 
   // Returns a file.
@@ -60,8 +72,7 @@ export class Server {
 
   async send(path, method, form, json, signal) {
     const headers = {};
-    const token = sessionStorage.getItem(TOKEN);
-    if (token) headers.Authorization = `Bearer ${token}`;
+    if (this.token) headers.Authorization = `Bearer ${this.token}`;
     if (json) headers["Content-Type"] = "application/json";
     try {
       return await fetch(path, { method, headers, body: form ?? (json && JSON.stringify(json)), signal });

@@ -16,6 +16,7 @@ const QUIET_DBFS = -45; // loudest 0.1 s
 const CLIPPED = 0.001; // share of the samples
 const LEAST_COMPARED = 16; // pictures, from which on a wrong one is told
 const MOST_BETTER = 0.5; // share of them that may fit better than the right one
+const TOKEN = /^[\x21-\x7e]+$/; // what a header can carry
 const PACES = [0.7, 1, 1.5, 2, 3, 4, 6, 8]; // seconds
 
 const $ = (id) => document.getElementById(id);
@@ -100,23 +101,35 @@ function told(error) {
   return new Trouble("This page has made a mistake.", "Load the page again. If it happens again, tell whoever runs the server.");
 }
 
-function askToken() {
-  now.token ??= tokenTyped().finally(() => (now.token = null));
+function askToken(wasWrong) {
+  now.token ??= tokenTyped(wasWrong).finally(() => (now.token = null));
   return now.token;
 }
 
-function tokenTyped() {
+function tokenTyped(wasWrong) {
   const back = now.state;
-  show("token");
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+  showToken(wasWrong ? "The server does not know this token. Type it again, or ask whoever runs the server." : "");
   return new Promise((resolve) => {
     $("token-form").onsubmit = (event) => {
       event.preventDefault();
       const token = $("token").value.trim();
       $("token").value = "";
+      if (!TOKEN.test(token))
+        return showToken("A token has only letters from a to z, digits and signs. Check the language of the keyboard, then type it again.");
+      say("");
       if (back) show(back);
       resolve(token);
     };
   });
+}
+
+function showToken(complaint) {
+  $("token-trouble").textContent = complaint;
+  $("token-trouble").hidden = !complaint;
+  $("token").setAttribute("aria-invalid", Boolean(complaint));
+  show("token");
+  tell(complaint);
 }
 
 // -- picture --------------------------------------------------------------------------------------------------
