@@ -462,6 +462,38 @@ class TestInABrowser:
         visitor.press("Try again")
         visitor.state("list")
 
+    @pytest.mark.parametrize(
+        ("status", "answer", "is_told"),
+        [
+            (200, {"compared": 16, "better": 9}, True),
+            (200, {"compared": 16, "better": 8}, False),
+            (200, {"compared": 15, "better": 15}, False),  # too few, or too few that can be read
+            (503, {"error": {"message": "full"}}, False),
+        ],
+        ids=["most fit better", "half", "few", "busy"],
+    )
+    def test_a_wrong_picture(self, offered, browser, status, answer, is_told):
+        visitor = Visitor(browser, offered.url)
+        asked: list[Any] = []
+
+        def fit(route: Any) -> None:
+            asked.append(route.request.post_data_json)
+            route.fulfill(status=status, json=answer, headers={"Retry-After": "1"})
+
+        visitor.page.route("**/v1/fit", fit)
+        visitor.enter()
+        visitor.pick(PICTURE)
+        visitor.page.set_input_files("#sound-file", SOUND)
+        visitor.state("list")
+        visitor.pause(1.5)
+        (request,) = asked
+        assert len(request["texts"]) == len(visitor.sentences())
+        assert ("wrong picture" in visitor.page.inner_text("#doubts")) == is_told
+        # Who reads the list is not troubled with what goes wrong behind it.
+        assert "busy" not in visitor.page.inner_text("#status")
+        assert visitor.page.inner_text("#status").startswith("This may be" if is_told else "Heard: ")
+        visitor.state("list")
+
     def test_a_server_that_has_gone_is_told(self, pocket_asr, browser):
         with running(pocket_asr) as up:
             up.service.gallery = read_gallery(IMAGES)

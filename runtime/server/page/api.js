@@ -1,7 +1,7 @@
 // Asks the server; what goes wrong becomes a sentence and a next step.
 
 const TOKEN = "earsight-token";
-const WAITS = 2; // times that a busy server is asked again by itself
+const AGAIN = 2; // times that a busy server is asked again by itself
 
 export class Trouble extends Error {
   // `status` and `code` are the server's; null where it gave no answer.
@@ -36,8 +36,8 @@ export class Server {
 
   // Returns the answer's JSON. `signal` gives up; with `whole`, between two attempts alone: what the server may have
   // received whole is answered first.
-  async ask(path, { method = "GET", form, json, signal, whole = false } = {}) {
-    for (let waits = 0; ; ) {
+  async ask(path, { method = "GET", form, json, signal, whole = false, again = AGAIN } = {}) {
+    for (;;) {
       signal?.throwIfAborted();
       const { token } = this;
       const answer = await this.send(path, method, form, json, whole ? null : signal);
@@ -47,8 +47,8 @@ export class Server {
       }
       if (answer.status === 401) {
         await this.replace(token, signal);
-      } else if ([429, 503].includes(answer.status) && waits < WAITS) {
-        waits += 1;
+      } else if ([429, 503].includes(answer.status) && again > 0) {
+        again -= 1;
         await this.wait(Number(answer.headers.get("Retry-After")) || 2, signal);
       } else {
         throw await troubleOf(answer);

@@ -386,9 +386,9 @@ async function doubtPicture(alternatives) {
   const json = { model: MODEL, texts, image_id: now.picture.id };
   let fit;
   try {
-    fit = await server.ask("/v1/fit", { method: "POST", json });
+    fit = await server.ask("/v1/fit", { method: "POST", json, again: 0 });
   } catch (error) {
-    return console.warn(error); // the list is right without
+    return console.warn(error); // the list is right without, and there is nothing to do about it
   }
   if (now.state !== "list" || now.alternatives !== alternatives) return;
   if (fit.compared >= LEAST_COMPARED && fit.better > MOST_BETTER * fit.compared)
