@@ -150,8 +150,10 @@ class TestStopped:
     def test_deleted_while_it_waits_for_its_next_try(self, visitor, store, busy):
         visitor.enter()
         confirm_and_go_on(visitor)
+        status_has(visitor, "asked again")
         delete_all(visitor)
         settings_has(visitor, "They are deleted.")
+        assert visitor.page.text_content("#status") == ""
         visitor.pause(4.5)
         assert references(store) == []
         visitor.press("Close")

@@ -86,7 +86,10 @@ export class Keeping {
         if (!this.isOn) this.setLate(true);
       } catch (error) {
         if (!(error instanceof Trouble) && error.name !== "AbortError") throw error;
-        if (signal.aborted) continue;
+        if (signal.aborted) {
+          this.say(""); // and no more that the server is asked again
+          continue;
+        }
         if (error.passes) {
           this.putBack(correction);
           return this.say(`A sentence is not kept yet: ${error.message} It is tried again with the next one.`);
