@@ -21,7 +21,7 @@ from runtime.speech_gate.repetition import repeats_itself
 LEVEL_FRAME_S: Final = 0.1  # the level of a recording is that of its loudest 0.1 s
 STILL: Final = 0.625  # times the movement of a voice: a pitch that moves less than this stands still
 SURE: Final = 0.5  # times the probability of no speech that counts: below it the model is sure of speech
-WORD_S: Final = 2.0  # a segment shorter than this may be a single word
+WORD_S: Final = 1.5  # a segment shorter than this may be a single word
 TOLD: Final = 3  # dropped texts that a warning quotes
 
 
