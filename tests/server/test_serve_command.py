@@ -124,7 +124,7 @@ def test_what_cannot_be_served_is_refused(pocket_bundle, tmp_path, capsys, optio
     assert error.count("\n") == 1
 
 
-def test_it_answers_to_its_own_names_alone(pocket_bundle):
+def test_pages_call_it_by_its_own_names_alone(pocket_bundle):
     process, url, _, reader = serve(pocket_bundle, "--allow-host", "ASR.example.org")
     port = url.rpartition(":")[2]
 
@@ -136,8 +136,8 @@ def test_it_answers_to_its_own_names_alone(pocket_bundle):
             assert ask(f"{host}:{port}") == ask(host) == ask(host, Origin=f"https://{host}") == 200
         for host in ("evil.example", "localhost.evil.example", "[::1", "192.0.2.1"):
             assert ask(f"{host}:{port}", Origin=f"http://{host}:{port}") == 403
-            assert ask(host, "/") == 403
-            assert ask(host, "/readyz") == 200
+            assert ask(host, "/") == ask(host, "/v1/gallery") == 403
+            assert ask(host) == ask(host, "/readyz") == 200  # programs, which send no origin
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
