@@ -137,13 +137,12 @@ class Server(uvicorn.Server):
         self._captured_signals.clear()  # uvicorn would raise them again behind a clean end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, and say where: of sockets that it is given, uvicorn does not."""
+        """Start to listen, and say where, in uvicorn's words: of sockets that it is given, it does not."""
         await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
-            logger.info(
-                "Server running on http://%s:%d (Ctrl-C ends it)", f"[{host}]" if ":" in host else host, port
-            )
+            name = f"[{host}]" if ":" in host else host
+            logger.info("Uvicorn running on http://%s:%d (Press CTRL+C to quit)", name, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End, when all that was taken is answered or its time is over."""
