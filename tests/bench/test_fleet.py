@@ -1,5 +1,6 @@
 """Several processes write the n-best file of one: same bytes, same errors, nothing lost by kills."""
 
+import contextlib
 import json
 import os
 import random
@@ -344,8 +345,12 @@ def test_a_second_run_is_refused(open_pocket, tmp_path):
 
 
 def workers_of(driver):
-    children = psutil.Process(driver.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    workers = []
+    for child in psutil.Process(driver.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by now, a zombie included
+            if "spawn_main" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
 
 
 class Killer:
