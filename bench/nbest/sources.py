@@ -88,12 +88,10 @@ class Revision:
 
     def changes(self) -> list[str]:
         """Say what was found, a sentence each."""
+        fate = "leave" if self.drop_others else "stay in"
         said = (
             (self.again, "recognised again: their audio or picture changed"),
             (self.retold, "given the manifest's reference, speaker and group"),
-            (
-                self.others,
-                "not in the manifest: they " + ("leave" if self.drop_others else "stay in") + " it",
-            ),
+            (self.others, f"not in the manifest: they {fate} it"),
         )
         return [f"{len(ids)} utterances are {what} (the first: {ids[0]})" for ids, what in said if ids]
