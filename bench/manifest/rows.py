@@ -3,7 +3,6 @@
 What a spreadsheet leaves behind is passed over; rows that a stray quotation mark would swallow are refused.
 """
 
-import codecs
 import csv
 import io
 import os
@@ -15,6 +14,7 @@ from typing import Any, Final
 from bench.manifest.columns import EXPECTED_COLUMNS, field_of, listed, plain
 from runtime.bundle.json_files import parse_row
 from runtime.errors import ManifestError
+from runtime.files.given import text_encoding
 
 JSONL_SUFFIXES: Final = frozenset({".jsonl", ".ndjson", ".json"})
 CSV_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
@@ -47,7 +47,7 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    encoding = text_encoding(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:

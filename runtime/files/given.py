@@ -1,5 +1,6 @@
 """Files that a caller gave, by their path or opened: had with errors that say what was expected of them."""
 
+import codecs
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -58,3 +59,8 @@ def read_object(
     if len(content) > most_bytes:
         raise fault(f"{what} of more than {most_bytes} bytes in memory; pass a path instead")
     return content
+
+
+def text_encoding(content: bytes) -> str:
+    """Return how a text file is encoded, UTF-16 or UTF-8, by the mark that Windows' programs put first."""
+    return "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"

@@ -181,7 +181,8 @@ class CorrectionStore:
             # Every row is read only where one may be of this recording: with many that takes long.
             recording = Path(row["audio"]).stem.encode()
             earlier = any(recording in content for content in contents.values())
-            changed, others = self._without(row) if earlier else ({}, [])
+            known = self._rows() if earlier else {}
+            changed, others = _kept(known, lambda other: _recording(other) != _recording(row))
             is_new = not changed
             # What is put last takes its place first: a process that is killed in between leaves both rows,
             # of which the next sweep keeps the later one.
@@ -231,34 +232,16 @@ class CorrectionStore:
 
     def _rewrite(self, keeps: Callable[[Row], bool]) -> int:
         """Keep the rows that are to be kept, the latest of each recording; return how many go."""
-        rows = {place: read_rows(self.folder / place) for place in (MANIFEST, REJECTED)}
+        rows = self._rows()
         in_time = sorted((row for found in rows.values() for row in found), key=lambda row: row["time"])
         latest = {_recording(row): row["id"] for row in in_time}
-        staying: list[Row] = []
-        changed: dict[str, bytes] = {}
-        for place, found in rows.items():
-            kept = [row for row in found if keeps(row) and latest[_recording(row)] == row["id"]]
-            if len(kept) < len(found):
-                changed[place] = b"".join(map(_line, kept))
-            staying += kept
+        changed, staying = _kept(rows, lambda row: keeps(row) and latest[_recording(row)] == row["id"])
         self._replace(changed)
         self._remove_unnamed(staying)
         return len(in_time) - len(staying)
 
-    def _without(self, new: Row) -> tuple[dict[str, bytes], list[Row]]:
-        """Return what the manifests are without the earlier rows of a recording, and the rows that stay.
-
-        A manifest that had none of them is left out.
-        """
-        changed: dict[str, bytes] = {}
-        staying: list[Row] = []
-        for place in (MANIFEST, REJECTED):
-            rows = read_rows(self.folder / place)
-            kept = [row for row in rows if _recording(row) != _recording(new)]
-            if len(kept) < len(rows):
-                changed[place] = b"".join(map(_line, kept))
-            staying += kept
-        return changed, staying
+    def _rows(self) -> dict[str, list[Row]]:
+        return {place: read_rows(self.folder / place) for place in (MANIFEST, REJECTED)}
 
     def _remove_unnamed(self, rows: Iterable[Row]) -> None:
         """Remove recordings and pictures that no row names, and what a killed process left half written."""
@@ -359,6 +342,18 @@ def _path(folder: str, file: SentFile) -> str:
 def _recording(row: Row) -> tuple[str, str]:
     """Return whose recording a row is about; the suffix of its file says nothing."""
     return row["speaker"], Path(row["audio"]).stem
+
+
+def _kept(rows: Mapping[str, list[Row]], keeps: Callable[[Row], bool]) -> tuple[dict[str, bytes], list[Row]]:
+    """Return what the manifests that lose rows become, and the rows of all that stay."""
+    changed: dict[str, bytes] = {}
+    staying: list[Row] = []
+    for place, found in rows.items():
+        kept = [row for row in found if keeps(row)]
+        if len(kept) < len(found):
+            changed[place] = b"".join(map(_line, kept))
+        staying += kept
+    return changed, staying
 
 
 def _line(row: Row) -> bytes:

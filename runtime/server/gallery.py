@@ -1,6 +1,5 @@
 """The pictures that the server offers to describe: a folder or a manifest of them."""
 
-import codecs
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ from typing import Final
 from runtime.bundle.json_files import parse_row
 from runtime.clip.pictures import MAX_FILE_BYTES
 from runtime.errors import ImageError, ImageNotFoundError, ManifestError
+from runtime.files.given import text_encoding
 
 # What browsers show, by the suffix. No SVG: it may hold scripts.
 MEDIA_TYPES: Final = {
@@ -118,9 +118,7 @@ def _rows(manifest: Path) -> Iterator[tuple[Path, str]]:
         raise ManifestError(f"--gallery {manifest}: expected a folder or JSON Lines ({', '.join(MANIFESTS)})")
     try:
         data = manifest.read_bytes()
-        # With the byte order mark that Windows' programs write, as the manifests of `bench` are read.
-        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        lines = data.decode(encoding).split("\n")
+        lines = data.decode(text_encoding(data)).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"--gallery {manifest}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):

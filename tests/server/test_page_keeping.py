@@ -173,12 +173,7 @@ class TestStopped:
         assert visitor.complaints == []
 
     def test_deleted_while_the_server_is_at_work_on_it(self, offered, visitor, store, monkeypatch):
-        visitor.enter()
-        confirm_by_file(visitor)
-        steps = slowed(offered, monkeypatch)
-        visitor.press("Next picture")
-        wait_until(lambda: steps == ["begun"])
-        visitor.state("choose")
+        steps = go_on_slowly(offered, visitor, monkeypatch)
         delete_all(visitor)
         settings_has(visitor, "They are being deleted.")
         assert steps == ["begun"]
@@ -188,12 +183,7 @@ class TestStopped:
         assert references(store) == []
 
     def test_stopped_while_the_server_is_at_work_on_it(self, offered, visitor, store, monkeypatch):
-        visitor.enter()
-        confirm_by_file(visitor)
-        steps = slowed(offered, monkeypatch)
-        visitor.press("Next picture")
-        wait_until(lambda: steps == ["begun"])
-        visitor.state("choose")
+        steps = go_on_slowly(offered, visitor, monkeypatch)
         stop_keeping(visitor)
         assert steps == ["begun"]
         visitor.page.wait_for_selector("#late", state="visible")
@@ -248,6 +238,17 @@ class TestStopped:
             return sent; }"""
         )
         assert sent == ["first", "second"]
+
+
+def go_on_slowly(offered: Running, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Confirm a sentence and go on, while the server takes its time to keep it; return its steps."""
+    visitor.enter()
+    confirm_by_file(visitor)
+    steps = slowed(offered, monkeypatch)
+    visitor.press("Next picture")
+    wait_until(lambda: steps == ["begun"])
+    visitor.state("choose")
+    return steps
 
 
 def slowed(offered: Running, monkeypatch: pytest.MonkeyPatch) -> list[str]:

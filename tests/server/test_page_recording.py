@@ -14,6 +14,7 @@ from tests.server.browsers import (
     needs_browser,
     violations,
 )
+from tests.server.conftest import Running
 
 pytestmark = needs_browser
 
@@ -42,6 +43,14 @@ RELEASED = (
 )
 
 
+def entered(offered: Running, browser: Any, script: str) -> Visitor:
+    """Open the page with a microphone of its own."""
+    visitor = Visitor(browser, offered.url)
+    visitor.page.add_init_script(script)
+    visitor.enter()
+    return visitor
+
+
 def by_file(visitor: Visitor) -> list[str]:
     """Come to the list of a file; return its sentences."""
     visitor.page.set_input_files("#sound-file", SOUND)
@@ -56,10 +65,7 @@ def status(visitor: Visitor) -> str:
 class TestLateMicrophone:
     @pytest.fixture
     def visitor(self, offered, browser) -> Visitor:
-        visitor = Visitor(browser, offered.url)
-        visitor.page.add_init_script(LATE)
-        visitor.enter()
-        return visitor
+        return entered(offered, browser, LATE)
 
     def test_what_was_done_meanwhile_stays(self, visitor):
         visitor.pick(PICTURE)
@@ -109,9 +115,7 @@ class TestLateMicrophone:
 class TestRefusedMicrophone:
     @pytest.fixture
     def visitor(self, offered, browser) -> Visitor:
-        visitor = Visitor(browser, offered.url)
-        visitor.page.add_init_script(REFUSED)
-        visitor.enter()
+        visitor = entered(offered, browser, REFUSED)
         visitor.pick(PICTURE)
         return visitor
 
